@@ -1,0 +1,88 @@
+"""Self-test vectors: a few inputs with the outputs that each device variant gave when it was built.
+
+A device runs them in its own engine before a bundle may serve: the same file on another CPU, or in
+another version of the engine, must still give the same answers within the manifest's tolerance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeops.canonical import canonical_json
+from edgeops.errors import ArtifactError
+from edgeops.manifest import SelfTest
+
+Array = npt.NDArray[Any]
+Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+class TensorValue(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor by value: numpy dtype name, shape, elements in row-major order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: list[float]
+
+    @classmethod
+    def of(cls, array: Array) -> TensorValue:
+        return cls(dtype=array.dtype.name, shape=array.shape, data=[float(x) for x in array.ravel()])
+
+    def array(self) -> Array:
+        return np.asarray(self.data, dtype=self.dtype).reshape(self.shape)
+
+
+class SelfTestVectors(msgspec.Struct, frozen=True, kw_only=True):
+    """Inputs by name, and per variant id the outputs by name."""
+
+    inputs: dict[str, TensorValue]
+    expected: dict[str, dict[str, TensorValue]]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(msgspec.to_builtins(self))
+
+    @classmethod
+    def parse(cls, data: bytes) -> SelfTestVectors:
+        """The vectors in `data`, or `ArtifactError`."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.DecodeError as error:
+            raise ArtifactError(f"The self-test vectors do not fit their schema: {error}.") from error
+
+
+def run_selftest(vectors: SelfTestVectors, variant_id: str, policy: SelfTest, run: Runner) -> float:
+    """Runs the vectors and returns the largest absolute difference seen.
+
+    Raises `ArtifactError` (subject: the variant) when vectors for it are missing, an output is missing,
+    has another shape, is not finite, or differs by more than `atol + rtol * |expected|`.
+    """
+    expected = vectors.expected.get(variant_id)
+    if not expected:
+        raise _failed(variant_id, "there are no expected outputs for it")
+    got = run({name: value.array() for name, value in vectors.inputs.items()})
+    worst = 0.0
+    for name, value in expected.items():
+        want = value.array()
+        have = got.get(name)
+        if have is None or have.shape != want.shape:
+            raise _failed(variant_id, f"output {name!r} is missing or has another shape")
+        if not np.all(np.isfinite(have)):
+            raise _failed(variant_id, f"output {name!r} is not finite")
+        difference = np.abs(have.astype(np.float64) - want.astype(np.float64))
+        worst = max(worst, float(difference.max(initial=0.0)))
+        if np.any(difference > policy.atol + policy.rtol * np.abs(want)):
+            raise _failed(variant_id, f"output {name!r} differs by up to {worst:.3g}")
+    return worst
+
+
+def _failed(variant_id: str, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"The self-test of variant {variant_id!r} failed: {why}.",
+        remedy="This device's engine does not reproduce the build; choose another variant or engine version.",
+        subject=variant_id,
+    )
