@@ -82,6 +82,6 @@ def _missing_extra(error: ModuleNotFoundError) -> ConfigError:
     # The three roles have extras of their own, so the usual reason is that one was not installed.
     return ConfigError(
         f"The Python package {error.name!r} is not installed.",
-        remedy="Install the role that you need: pip install 'edgeops[agent]', 'edgeops[hub]' or 'edgeops[build]'.",
+        remedy="Install your role's packages, such as pip install 'edgeops[agent]' (or hub, build).",
         subject=error.name,
     )

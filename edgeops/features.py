@@ -11,7 +11,6 @@ import numpy.typing as npt
 from edgeops.errors import BadRequestError
 from edgeops.manifest import Feature
 
-
 _STATISTICS: Mapping[str, Callable[..., Any]] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
 
 
