@@ -46,6 +46,8 @@ class HubSettings(Settings):
     enroll_rate_per_minute: int = Field(60, ge=1)
     blob_size_bytes: int = Field(4 << 30, ge=1 << 20)
     request_size_bytes: int = Field(16 << 20, ge=1024)
+    # The hub does not start on a disk with less than this free.
+    free_disk_bytes: int = Field(64 << 20, ge=0)
 
     ingest_batch_size: int = Field(500, ge=1)
     ingest_batch_delay_s: float = Field(0.02, ge=0)
@@ -56,9 +58,16 @@ class HubSettings(Settings):
     drift_span_s: float = Field(600.0, gt=0)
     # The share of false drift alarms (over features and sites together) that is accepted.
     drift_false_discovery_rate: float = Field(0.01, gt=0, lt=1)
+    # A device that is offline for longer than this raises an alert.
+    offline_alert_s: float = Field(120.0, gt=0)
 
     fallback_threads: int = Field(1, ge=1)
+    # Private memory of each engine process.
     fallback_memory_bytes: int = Field(2 << 30, ge=64 << 20)
+    # Engine processes kept loaded; the one used longest ago makes room.
+    fallback_engines: int = Field(4, ge=1)
+    # Requests that may wait for one engine; more are answered 503 at once.
+    fallback_queue: int = Field(256, ge=1)
 
     @property
     def builders_path(self) -> Path:

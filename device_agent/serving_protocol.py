@@ -46,10 +46,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Loaded and self-tested. `largest_difference` is what the self-test saw."""
+    """Loaded and self-tested. `largest_difference` is what the self-test saw, `run_ms` the median time of
+    one item; a slow model runs in a thread, not `inline` in the event loop."""
 
     load_ms: float
     largest_difference: float
+    run_ms: float = 0.0
+    inline: bool = True
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

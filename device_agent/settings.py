@@ -43,6 +43,10 @@ class AgentSettings(Settings):
     engine_threads: int = Field(1, ge=1, le=64)
 
     connect_timeout_s: float = Field(5.0, gt=0)
+    # Telemetry on its way: how many messages may wait for the hub's acknowledgement, and for how long
+    # before they are sent again.
+    ack_in_flight: int = Field(64, ge=1, le=10_000)
+    ack_timeout_s: float = Field(10.0, gt=0)
     download_timeout_s: float = Field(60.0, gt=0)
     retry_min_s: float = Field(0.5, gt=0)
     retry_max_s: float = Field(60.0, gt=0)

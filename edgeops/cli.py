@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from typing import NoReturn
 
 import click
 
@@ -16,10 +17,14 @@ from edgeops import __version__
 from edgeops.errors import ConfigError, EdgeopsError
 
 GROUP = "edgeops.commands"
+PROGRAM = "edgeops"
+# Where click looks for what a shell wants to know (its default name for a program called edgeops).
+COMPLETE_VARIABLE = "_EDGEOPS_COMPLETE"
+SHELLS = ("bash", "zsh", "fish")
 
 
 class _Dispatcher(click.Group):
-    """A group whose commands are the entry points of `edgeops.commands`."""
+    """A group whose commands are its own and the entry points of `edgeops.commands`."""
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
@@ -31,16 +36,34 @@ class _Dispatcher(click.Group):
         return self._found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(self._entries())
+        return sorted(self._entries().keys() | self.commands.keys())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
         entry = self._entries().get(cmd_name)
-        if entry is None:
-            return None
-        command = entry.load()
+        if own is not None or entry is None:
+            return own
+        try:
+            command = entry.load()
+        except ModuleNotFoundError as error:
+            return _unavailable(cmd_name, error)
         if not isinstance(command, click.Command):
             raise ConfigError(f"The entry point {entry.value} is not a click command.")
         return command
+
+
+def _unavailable(name: str, error: ModuleNotFoundError) -> click.Command:
+    # One role's missing packages must not take the other roles' help away; running it says what to install.
+    def refuse() -> NoReturn:
+        raise error
+
+    return click.Command(
+        name,
+        callback=refuse,
+        short_help=f"Not available here: {error.name} is not installed.",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+    )
 
 
 @click.command(
@@ -48,15 +71,51 @@ class _Dispatcher(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example: edgeops build models/digits --out out --key builder.key",
 )
-@click.version_option(__version__, prog_name="edgeops")
+@click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
-    """Take a trained model to a fleet of devices and keep it right there."""
+    """Take a trained model to a fleet of devices and keep it right there.
+
+    `edgeops help COMMAND` explains a command; every one ends its help with an example. State and caches lie
+    in the platform's usual folders; EDGEOPS_HOME moves all of them.
+    """
+
+
+@cli.command(name="help", epilog="Example: edgeops help keys new")
+@click.argument("command", nargs=-1)
+@click.pass_context
+def show_help(ctx: click.Context, command: tuple[str, ...]) -> None:
+    """Explain a command, or list all of them."""
+    context = ctx.find_root()
+    for name in command:
+        group = context.command
+        found = group.get_command(context, name) if isinstance(group, click.Group) else None
+        if found is None:
+            raise click.UsageError(f"There is no command {' '.join(command)!r}.", context)
+        context = click.Context(found, parent=context, info_name=name)
+    click.echo(context.get_help())
+
+
+@cli.command(epilog='Example: eval "$(edgeops completion bash)"  (put it into ~/.bashrc to keep it)')
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the script that makes a SHELL complete commands and options by the tab key.
+
+    For fish: edgeops completion fish > ~/.config/fish/completions/edgeops.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise ConfigError(f"This version of click cannot complete for {shell}.", remedy="Update click.")
+    click.echo(kind(cli, {}, PROGRAM, COMPLETE_VARIABLE).source())
 
 
 def main() -> None:
     """Runs the command line; errors become one sentence plus the remedy, and an exit status by kind."""
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        status = cli.main(prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
+        # click returns the status of ctx.exit(), or else whatever the command's function returned.
+        sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         sys.exit(130)

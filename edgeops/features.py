@@ -45,5 +45,7 @@ def _column(feature: Feature, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.f
     if rows.shape[1] == 0:
         return np.full(rows.shape[0], np.nan, dtype=np.float32)
     values = rows.astype(np.float32, copy=False)
-    result: npt.NDArray[np.floating] = _STATISTICS[feature.kind](values, axis=1)
+    # A row with infinities gives NaN, which the profile counts: nothing to warn of.
+    with np.errstate(invalid="ignore"):
+        result: npt.NDArray[np.floating] = _STATISTICS[feature.kind](values, axis=1)
     return result

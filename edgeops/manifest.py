@@ -6,7 +6,6 @@ version does not know survive a round trip. A newer (or older) major schema is r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgeops.canonical import canonical_json, sha256_bytes
+from edgeops.canonical import canonical_json, sha256_bytes, strict_json
 from edgeops.errors import ArtifactError
 from edgeops.names import is_digest, is_name, is_version
 
@@ -141,8 +140,7 @@ class Manifest:
     @classmethod
     def create(cls, fields: ManifestFields) -> Manifest:
         """A new manifest from typed fields. Raises `ArtifactError` if they break a rule."""
-        _check(fields)
-        return cls(fields, _prune(msgspec.to_builtins(fields)))
+        return cls.parse(_canonical(_prune(msgspec.to_builtins(fields))))
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -150,8 +148,8 @@ class Manifest:
         if len(data) > MAX_MANIFEST_BYTES:
             raise _bad(f"is larger than {MAX_MANIFEST_BYTES} bytes")
         try:
-            raw = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-        except (ValueError, RecursionError) as error:
+            raw = strict_json(data)
+        except ValueError as error:
             raise _bad(f"is not valid JSON ({error})") from error
         if not isinstance(raw, dict):
             raise _bad("is not a JSON object")
@@ -161,6 +159,7 @@ class Manifest:
         except msgspec.ValidationError as error:
             raise _bad(f"does not fit the schema: {error}") from error
         _check(fields)
+        _canonical(raw)
         return cls(fields, raw)
 
     def to_bytes(self) -> bytes:
@@ -220,6 +219,14 @@ def _check_schema_version(version: object) -> None:
         )
 
 
+def _canonical(raw: dict[str, Any]) -> bytes:
+    # What has no canonical form (a number that overflows, half a surrogate pair) has no digest either.
+    try:
+        return canonical_json(raw)
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"has no canonical form ({error})") from error
+
+
 def _check(fields: ManifestFields) -> None:
     if not is_name(fields.name):
         raise _bad(f"has the name {fields.name!r}, which is not a valid one")
@@ -265,17 +272,6 @@ def _unique(what: str, values: Iterable[str]) -> None:
         if value in seen:
             raise _bad(f"names the {what} {value!r} twice")
         seen.add(value)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return result
-
-
-def _no_constants(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _prune(value: dict[str, Any]) -> dict[str, Any]:

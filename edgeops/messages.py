@@ -191,6 +191,6 @@ def decode(data: bytes, kind: type[MessageT]) -> MessageT:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
         message: MessageT = decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"This is no {kind.__name__}: {error}.") from error
     return message

@@ -48,7 +48,7 @@ class ReferenceProfile(msgspec.Struct, frozen=True, kw_only=True):
         """The profile in `data`, or `ArtifactError`."""
         try:
             profile = msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ArtifactError(f"The reference profile does not fit its schema: {error}.") from error
         if profile.schema_version.split(".")[0] != PROFILE_SCHEMA.split(".")[0]:
             raise ArtifactError(f"The reference profile has schema version {profile.schema_version!r}.")

@@ -33,6 +33,7 @@ class TensorValue(msgspec.Struct, frozen=True, kw_only=True):
         return cls(dtype=array.dtype.name, shape=array.shape, data=[float(x) for x in array.ravel()])
 
     def array(self) -> Array:
+        """The tensor. Raises `TypeError` or `ValueError` if dtype, shape and elements do not fit."""
         return np.asarray(self.data, dtype=self.dtype).reshape(self.shape)
 
 
@@ -50,8 +51,12 @@ class SelfTestVectors(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, data: bytes) -> SelfTestVectors:
         """The vectors in `data`, or `ArtifactError`."""
         try:
-            return msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+            vectors = msgspec.json.decode(data, type=cls)
+            for tensors in (vectors.inputs, *vectors.expected.values()):
+                for tensor in tensors.values():
+                    tensor.array()
+            return vectors
+        except (msgspec.DecodeError, TypeError, ValueError, OverflowError) as error:
             raise ArtifactError(f"The self-test vectors do not fit their schema: {error}.") from error
 
 

@@ -34,6 +34,8 @@ tokens = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("created_by", String(64), nullable=False),
+    # Whether the token may enrol a device whose name is taken already; its old certificates then end.
+    Column("reenroll", Boolean, nullable=False),
 )
 
 devices = Table(
@@ -56,6 +58,8 @@ devices = Table(
     Column("reported_session", BigInteger, nullable=False, default=0),
     Column("reported_revision", BigInteger, nullable=False, default=0),
     Column("reported_generation", BigInteger, nullable=False, default=0),
+    # The last generation that the device refused, or rolled back from: a rollout counts it as failed.
+    Column("rejected_generation", BigInteger, nullable=False, default=0),
     Column("running_digest", String(64)),
     Column("running_variant", String(64)),
     Column("running_requests", BigInteger, nullable=False, default=0),
@@ -77,6 +81,8 @@ certificates = Table(
     Column("issued_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("revoked_at_ms", BigInteger),
+    # Of the DER SubjectPublicKeyInfo: a device that enrols again with the same key is the same device.
+    Column("public_key_sha256", String(64), nullable=False),
 )
 
 bundles = Table(
@@ -250,4 +256,22 @@ audit = Table(
     Column("action", String(64), nullable=False),
     Column("subject", String(255), nullable=False),
     Column("detail_json", Text, nullable=False),
+)
+
+# One-time codes that open the dashboard, and the sessions that they opened. Only hashes are stored.
+login_codes = Table(
+    "login_codes",
+    metadata,
+    Column("code_sha256", String(64), primary_key=True),
+    Column("actor", String(64), nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+
+login_sessions = Table(
+    "login_sessions",
+    metadata,
+    Column("session_sha256", String(64), primary_key=True),
+    Column("actor", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
 )

@@ -1,0 +1,1 @@
+"""`edgeops demo`: the whole loop on one machine, through the public commands and APIs only."""

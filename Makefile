@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` runs the main job, `make test` the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+STAMPS := $(VENV)/.stamps
+
+.PHONY: setup demo test check lint types bench docs clean
+
+setup: $(STAMPS)/dev ## the development environment, with every role
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("edgeops needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.12 ..." % sys.version_info[:2]) if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/demo: pyproject.toml constraints.txt | $(BIN)/python
+	@mkdir -p $(STAMPS)
+	@sh deploy/system-packages.sh mosquitto
+	@echo "Installing the pinned packages of the agent, hub and build roles into $(VENV) ..."
+	$(PIP) install -c constraints.txt -e '.[agent,hub,build]'
+	@touch $@
+
+$(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
+	@mkdir -p $(STAMPS)
+	@sh deploy/system-packages.sh mosquitto mosquitto-clients chromium prometheus || true
+	@echo "Installing the pinned packages of every role into $(VENV) ..."
+	$(PIP) install -c constraints.txt -e '.[agent,hub,build,dev]'
+	@touch $@ $(STAMPS)/demo
+
+demo: $(STAMPS)/demo ## builds, deploys, rolls out, rolls back, detects drift: the whole loop on this machine
+	$(BIN)/edgeops demo $(ARGS)
+
+lint: $(STAMPS)/dev
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/lint-imports --no-cache | tail -n 3
+
+types: $(STAMPS)/dev
+	$(BIN)/mypy --no-error-summary
+
+check: lint types ## lint, types and the fast tests: under a minute
+	$(BIN)/pytest -q -m "not slow and not browser and not chaos and not install" -n 2
+
+test: lint types ## everything
+	$(BIN)/pytest -q $(ARGS)
+
+bench: $(STAMPS)/dev ## writes benchmarks/README.md and benchmarks/results.json
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMPS)/dev ## makes the generated pages again
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

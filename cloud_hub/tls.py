@@ -1,0 +1,174 @@
+"""HTTP listeners of the hub: uvicorn, with mutual TLS, and the peer's certificate in the ASGI scope.
+
+A client certificate is optional at the handshake (enrolment has none yet), but one that is shown must
+come from the hub's own authority, or the handshake fails. Whether a certificate has been revoked is
+looked up per request (`cloud_hub.access`), so that a revocation takes hold on open connections too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from edgeops.errors import ConfigError
+
+# Key in `scope["extensions"]`: {"device": the certificate's common name, "serial": lower-case hex}.
+PEER = "edgeops.peer"
+GRACE_S = 5
+
+AsgiApp = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[MutableMapping[str, Any]]],
+        Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of one TLS end: its certificate, its private key, and the authority that peers must have."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+def server_context(tls: TlsFiles) -> ssl.SSLContext:
+    """TLS 1.2 or newer; a client certificate is optional, and must be the authority's if shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.key)
+    context.load_verify_locations(tls.ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def normal_serial(serial: int | str) -> str:
+    """A certificate's serial number as it is stored and compared: lower-case hex, no leading zeros."""
+    return format(serial if isinstance(serial, int) else int(serial, 16), "x")
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket's address, taken. Raises `ConfigError` naming the port and the setting."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:
+        family = socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _bind_error(error, host, port, setting) from error
+    return listener
+
+
+def _bind_error(error: OSError, host: str, port: int, setting: str) -> ConfigError:
+    remedy = f"Choose another with EDGEOPS_HUB_{setting.upper()}"
+    if error.errno == errno.EADDRINUSE:
+        remedy = f"Stop the program that listens there, or c{remedy[1:]}."
+        return ConfigError(f"Port {port} on {host} is taken already.", remedy=remedy, subject=setting)
+    if error.errno == errno.EACCES:
+        text = f"This user may not listen on port {port}."
+        return ConfigError(text, remedy=f"{remedy} (1024 or above).", subject=setting)
+    return ConfigError(
+        f"The hub cannot listen on {host}:{port} ({error.strerror or error}).",
+        remedy=f"Check the address of {setting.replace('_port', '_host')} and {setting}.",
+        subject=setting,
+    )
+
+
+class _PeerProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol; it adds the verified peer certificate to each request's scope."""
+
+    _peer: dict[object, object] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # None when no certificate was shown; never one that was not verified.
+        self._peer = _peer_of(transport.get_extra_info("peercert"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._peer is not None:
+            self.scope["extensions"] = {PEER: self._peer}
+
+
+def _peer_of(certificate: dict[str, Any] | None) -> dict[object, object] | None:
+    if not certificate:
+        return None
+    names = [value for part in certificate["subject"] for key, value in part if key == "commonName"]
+    return {"device": names[0] if names else "", "serial": normal_serial(certificate["serialNumber"])}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: several run in one process and end by cancellation."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._on_ready()
+
+
+async def serve_app(
+    app: AsgiApp,
+    *,
+    host: str,
+    port: int,
+    tls: TlsFiles | None,
+    on_ready: Callable[[], None],
+    setting: str = "port",
+) -> None:
+    """Serves `app` until cancelled; then open requests get `GRACE_S` seconds to finish.
+
+    `on_ready` is called once, when connections are accepted. `setting` is the name of the setting that
+    `port` came from. Raises `ConfigError` when the port is taken, before anything else happens.
+    """
+    listener = bind(host, port, setting)
+    config = uvicorn.Config(
+        app,
+        http=_PeerProtocol,
+        lifespan="on",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        # The peer's address is the socket's: no header from outside may change it.
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+        ssl_context_factory=None if tls is None else lambda _config, _default: server_context(tls),
+    )
+    server = _Server(config, on_ready)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await serving
+        raise
+    finally:
+        listener.close()

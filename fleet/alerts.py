@@ -1,0 +1,97 @@
+"""Alert rules: from what was measured to alerts that open, stay and resolve.
+
+An alert has a key; at most one with the same key is open. It opens when its condition is measured as true and
+resolves when it was measured as clear for the rule's whole quiet time. In between, neither true nor clear,
+it stays as it is; so does an alert that nothing was measured for, since missing data proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["warning", "critical"]
+Reading = Literal["true", "between", "clear"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of alert that is measured over and over. `quiet_ms` of clear readings resolve it."""
+
+    name: str
+    severity: Severity
+    quiet_ms: int
+
+
+DRIFT = Rule("drift", "warning", 60_000)
+DEVICE_OFFLINE = Rule("device_offline", "warning", 0)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found just now about one possible alert. `value` and `threshold` are what was compared."""
+
+    rule: Rule
+    key: str
+    reading: Reading
+    message: str
+    model: str | None = None
+    digest: str | None = None
+    site: str | None = None
+    device: str | None = None
+    feature: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class OpenAlert:
+    """An alert that is open; `true_at_ms` is when its condition was last measured as true."""
+
+    key: str
+    true_at_ms: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to do about one alert: open it, update it (its condition is still true), or resolve it."""
+
+    act: Literal["open", "update", "resolve"]
+    measurement: Measurement
+
+
+def reconcile(
+    open_alerts: Mapping[str, OpenAlert], measurements: Iterable[Measurement], now_ms: int
+) -> tuple[Change, ...]:
+    """The changes that bring the open alerts (by key) in line with what was measured."""
+    changes = []
+    for measurement in measurements:
+        known = open_alerts.get(measurement.key)
+        if measurement.reading == "true":
+            changes.append(Change("open" if known is None else "update", measurement))
+        elif measurement.reading == "clear" and known is not None:
+            quiet_ms = now_ms - known.true_at_ms
+            if quiet_ms >= measurement.rule.quiet_ms:
+                changes.append(Change("resolve", measurement))
+    return tuple(changes)
+
+
+def offline_measurement(
+    device: str, site: str, *, online: bool, seen_at_ms: int | None, after_ms: int, now_ms: int
+) -> Measurement | None:
+    """Whether a device has been offline for longer than `after_ms`. None for one that never connected."""
+    if seen_at_ms is None:
+        return None
+    offline_ms = 0 if online else now_ms - seen_at_ms
+    reading: Reading = "clear" if online else ("true" if offline_ms > after_ms else "between")
+    return Measurement(
+        rule=DEVICE_OFFLINE,
+        key=f"{DEVICE_OFFLINE.name}/{device}",
+        reading=reading,
+        message=f"The device {device} at {site} is offline.",
+        site=site,
+        device=device,
+        value=offline_ms / 1000,
+        threshold=after_ms / 1000,
+    )

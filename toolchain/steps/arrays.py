@@ -1,0 +1,42 @@
+"""Arrays on disk: `.npz` without pickles. NumPy gives the archive's members a fixed date, so equal arrays
+are equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+DATA_FILE = "data.npz"
+PARTS = ("train", "calibration", "held_out")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes arrays by name."""
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """Reads them. Object arrays, which would need a pickle, are refused (`ValueError`)."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def load_part(folder: Path, part: str) -> tuple[Array, Array]:
+    """Inputs and labels of one part of the data: `train`, `calibration` or `held_out`."""
+    arrays = load_arrays(folder / DATA_FILE)
+    return arrays[f"{part}_inputs"], arrays[f"{part}_labels"]
+
+
+def arrays_digest(arrays: Mapping[str, Array]) -> str:
+    """A SHA-256 over names, dtypes, shapes and elements (little endian, row-major), whatever the file."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
