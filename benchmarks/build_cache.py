@@ -32,18 +32,13 @@ def run(quick: bool) -> Table:
         key="build_cache",
         title="`edgeops build` again with nothing changed (digits, whole process)",
         columns=("build", "seconds", "steps run"),
-        rows=(
-            {
-                "build": "from an empty cache",
-                "seconds": round(cold_s, 2),
-                "steps run": len(first["steps_run"]),
-            },
-            {"build": "nothing changed (median)", "seconds": round(warm_s, 3), "steps run": 0},
-            {
-                "build": "edgeops --version, for scale",
-                "seconds": round(statistics.median(empty), 3),
-                "steps run": 0,
-            },
+        rows=tuple(
+            {"build": what, "seconds": round(seconds, 3), "steps run": steps}
+            for what, seconds, steps in (
+                ("from an empty cache", cold_s, len(first["steps_run"])),
+                ("nothing changed (median)", warm_s, ran),
+                ("edgeops --version, for scale (median)", statistics.median(empty), 0),
+            )
         ),
         command="python -m benchmarks build_cache",
         aim="under 1 s with nothing changed",

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from cloud_hub import login, metrics
 from cloud_hub.access import Services
 from cloud_hub.api import audit, device_side, devices, monitoring, registry, rollouts, tokens
-from cloud_hub.api.common import new_app
+from cloud_hub.api.common import close_api, guard, new_app
 from cloud_hub.settings import HubSettings
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
@@ -28,14 +28,15 @@ def create_api_app(services: Services, *, dashboard: bool = True) -> FastAPI:
         services,
         title="edgeops hub: operators",
         description="Registry, devices, rollouts and monitoring. Needs the operator's bearer token.",
-        side="operators",
     )
     for part in (registry, devices, rollouts, monitoring, tokens, audit):
         app.include_router(part.router)
     app.include_router(login.router)
     _add_health(app, services)
+    close_api(app, "/api/")
     if dashboard:
         _mount_dashboard(app, services)
+    guard(app, services, side="operators")
     return app
 
 
@@ -45,9 +46,9 @@ def create_device_app(services: Services) -> FastAPI:
         services,
         title="edgeops hub: devices",
         description="Enrolment by token; renewal and downloads by client certificate (mutual TLS).",
-        side="devices",
     )
     app.include_router(device_side.router)
+    guard(app, services, side="devices")
     return app
 
 

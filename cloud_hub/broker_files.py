@@ -83,11 +83,11 @@ log_type error
 log_type warning
 log_type notice
 
-# A convenience, not a promise: a killed broker may lose the last second. The devices' spools and the hub's
-# publisher of desired states make up for it.
+# A convenience, not a promise: a killed broker loses what came since it last saved. The devices' spools and
+# the hub's publisher of desired states make up for it. It stands still while it saves, so not too often.
 persistence true
 persistence_location ./
-autosave_interval 1
+autosave_interval 30
 autosave_on_changes false
 persistent_client_expiration 30d
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 async def serve(settings: HubSettings, ready: Callable[[], None]) -> None:
-    """Runs the role until cancelled; calls `ready` once it holds the lock and the loops are running.
+    """Runs the role until cancelled; calls `ready` once it holds the lock and the loops have started.
 
     Raises `ConfigError` when another control role runs on this state, `TransportError` when the broker
     cannot be reached at first.
@@ -49,6 +49,9 @@ async def serve(settings: HubSettings, ready: Callable[[], None]) -> None:
                 group.create_task(_rollout_loop(engine, signer, publisher, settings.control_interval_s))
                 group.create_task(_every(settings.monitor_interval_s, lambda: monitor.tick(now_ms())))
                 ready()
+        except ExceptionGroup as failed:
+            # What ended the role, as every other role raises it.
+            raise failed.exceptions[0] from failed
         finally:
             engine.dispose()
 

@@ -14,6 +14,9 @@ from cloud_hub.settings import HubSettings
 from edgeops.errors import ConfigError
 
 STOP_TIMEOUT_S = 15.0
+# Left behind, a role has lost its supervisor and is ending anyway, unless it hangs. Killing it is safe:
+# everything durable is written in transactions.
+_LEFT_BEHIND_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 
 
@@ -102,7 +105,7 @@ def stop_left_behind(settings: HubSettings) -> list[int]:
             if _is_role(pid, settings):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
+        deadline = time.monotonic() + _LEFT_BEHIND_TIMEOUT_S
         while time.monotonic() < deadline:
             if not any(_is_role(pid, settings) for pid in found):
                 return found

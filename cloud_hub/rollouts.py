@@ -141,8 +141,10 @@ def approve(
     """Lets a draft go, with the plan as it is now. Raises `ConflictError` when another rollout holds one of
     the devices."""
     stored = load(connection, rollout_id)
-    plan = _plan(connection, rollout_id, stored.rollout.spec)
-    _refuse_held(connection, rollout_id, plan)
+    plan = stored.rollout.state.plan
+    if stored.rollout.state.phase == "draft":
+        plan = _plan(connection, rollout_id, stored.rollout.spec)
+        _refuse_held(connection, rollout_id, plan)
     return _act(connection, signer, stored, Approve(actor, plan), actor, now_ms)
 
 

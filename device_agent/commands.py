@@ -45,12 +45,12 @@ def enroll(
     The token names the hub and proves which one it is; the hub gives the device its certificate and its
     labels. Which builders' bundles may run here is said on this machine and by nobody else.
     """
-    from device_agent.enroll import enroll as enroll_device
+    from device_agent import enroll as enrolment
     from device_agent.layout import Layout
 
     settings = _settings(state_dir=state_dir)
     text = click.get_text_stream("stdin").readline() if token == "-" else token
-    done = enroll_device(
+    done = enrolment.enroll(
         Layout(settings.state_dir.absolute()),
         token_text=text,
         name=name,

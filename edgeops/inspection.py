@@ -191,18 +191,17 @@ def _quality_table(variants: Sequence[dict[str, Any]]) -> Table:
     table = _table("Quality", "metric", numbers=[variant["id"] for variant in variants])
     for metric in sorted({metric for variant in variants for metric in variant["quality"]}):
         values = [variant["quality"].get(metric) for variant in variants]
-        table.add_row(_plain(metric), *("" if value is None else f"{value:.4g}" for value in values))
+        table.add_row(_plain(metric), *(_number(value) for value in values))
     return table
 
 
 def _gates_table(gates: Sequence[dict[str, Any]]) -> Table:
     table = _table("Gates", "gate", "outcome", numbers=("value",))
     for gate in gates:
-        value = gate.get("value")
         table.add_row(
             _plain(gate["name"]),
             "passed" if gate["passed"] else "FAILED",
-            f"{value:.4g}" if isinstance(value, int | float) else "",
+            _number(gate.get("value")),
             style=None if gate["passed"] else "red",
         )
     return table
@@ -212,6 +211,12 @@ def _plain(text: str) -> str:
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if isinstance(value, int) else ""
 
 
 def _size(size_bytes: int) -> str:

@@ -127,7 +127,8 @@ def _check_depth(data: bytes, source: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise Document(source, {}, {(): event.start_mark.line + 1}).error((), "is nested too deeply")
+            line = 1 if event.start_mark is None else event.start_mark.line + 1
+            raise Document(source, {}, {(): line}).error((), "is nested too deeply")
 
 
 def _plain(loader: Any, node: Any, path: Path_, document: Document) -> Any:

@@ -10,7 +10,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -40,18 +40,20 @@ def code_digests(modules: Iterable[str]) -> dict[str, str]:
 
 
 def tool_versions(distributions: Iterable[str]) -> dict[str, str]:
-    """Versions of installed distributions, and Python's own."""
-    versions = {"python": platform.python_version()}
-    for name in distributions:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError as error:
-            raise ConfigError(
-                f"The Python package {name!r} is not installed.",
-                remedy="Install the builder's packages: pip install 'edgeops[build]'.",
-                subject=name,
-            ) from error
-    return versions
+    """Versions of distributions, and Python's own. Raises `ConfigError` for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in distributions}}
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            f"The Python package {distribution!r} is not installed.",
+            remedy="Install the builder's packages: pip install 'edgeops[build]'.",
+            subject=distribution,
+        ) from error
 
 
 @cache
@@ -66,7 +68,7 @@ def _read(name: str, own: frozenset[str]) -> tuple[str, tuple[str, ...]]:
         )
     source = path.read_bytes()
     imports: list[str] = []
-    for node in ast.walk(ast.parse(source, filename=name)):
+    for node in _statements(ast.parse(source, filename=name)):
         if isinstance(node, ast.Import):
             imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -77,6 +79,16 @@ def _read(name: str, own: frozenset[str]) -> tuple[str, tuple[str, ...]]:
                 names = [f"{base}.{alias.name}" for alias in node.names]
                 imports += [module for module in names if _find(module) is not None]
     return sha256_bytes(source), tuple(module for module in imports if module.partition(".")[0] in own)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements, however deep. Imports are statements: expressions need not be looked through."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            pending += getattr(node, block, [])
 
 
 def _base(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from cloud_hub.access import Services
 from cloud_hub.api.fields import ErrorBody
@@ -47,11 +48,8 @@ _PAGE_POLICY = (
 _DATA_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 
 
-def new_app(services: Services, *, title: str, description: str, side: str) -> FastAPI:
-    """An application whose errors are JSON, whose requests are limited, and whose answers are measured.
-
-    `side` (`operators` or `devices`) tells the two apart in metrics. `services` is `app.state.services`.
-    """
+def new_app(services: Services, *, title: str, description: str) -> FastAPI:
+    """An application whose errors are JSON. `services` becomes `app.state.services`."""
     app = FastAPI(
         title=title,
         description=description,
@@ -66,8 +64,49 @@ def new_app(services: Services, *, title: str, description: str, side: str) -> F
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected_error)
-    app.add_middleware(_Guard, services=services, side=side)
     return app
+
+
+def guard(app: FastAPI, services: Services, *, side: str) -> None:
+    """Limits all requests, and measures and hardens all answers. Call it last: it must be outermost.
+
+    `side` (`operators` or `devices`) tells the two applications apart in metrics.
+    """
+    app.add_middleware(_Guard, services=services, side=side)
+
+
+def close_api(app: FastAPI, prefix: str) -> None:
+    """Answers what no route below `prefix` takes as an API does, before what is mounted at `/` sees it.
+
+    Call it after all routes. A path that exists with another method is 405 with `Allow` (RFC 9110, 15.5.6).
+    """
+
+    known = list(app.routes)
+
+    async def nothing_here(request: Request) -> JSONResponse:
+        scope = dict(request.scope)
+        allowed = [
+            method
+            for method in ("GET", "POST", "PUT", "DELETE", "PATCH")
+            if any(route.matches(scope | {"method": method})[0] is Match.FULL for route in known)
+        ]
+        if allowed:
+            raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
+        raise HTTPException(404)
+
+    # A route without a list of methods takes them all.
+    app.router.routes.append(Route(f"{prefix}{{rest:path}}", _Any(nothing_here), include_in_schema=False))
+
+
+class _Any:
+    """An endpoint for every method: Starlette gives only functions `GET` by default."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[JSONResponse]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def error_response(error: EdgeopsError) -> JSONResponse:

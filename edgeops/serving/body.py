@@ -86,7 +86,7 @@ def _decompress(body: bytes, coding: bytes, limit: int) -> bytes:
         )
     stream = zlib.decompressobj(bits)
     try:
-        plain = stream.decompress(body)
+        plain = stream.decompress(body, limit + 1)
     except zlib.error as error:
         raise BadRequestError(f"The body cannot be decompressed ({error}).", subject="body") from error
     if len(plain) > limit:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from edgeops_testkit.bundles import CLOUD_VARIANT, DEVICE_VARIANT, digits_data, make_bundle
 from edgeops_testkit.keys import KeyPair, make_keys
@@ -95,6 +96,26 @@ def test_each_file_of_a_slot_is_checked(bundle: Path, keys: KeyPair, tmp_path: P
         with pytest.raises(ArtifactError) as caught:
             verify_bundle(slot, keys.ring, variant=DEVICE_VARIANT)
         assert caught.value.subject == path
+
+
+def test_a_file_of_another_size_is_told_before_it_is_read(bundle: Path, keys: KeyPair) -> None:
+    path, whole = "variants/onnx-fp32/model.onnx", (bundle / "variants/onnx-fp32/model.onnx").read_bytes()
+    for data, what in ((whole[:-1], "is truncated"), (whole + b"x", "is too long")):
+        (bundle / path).write_bytes(data)
+        with pytest.raises(ArtifactError, match=what) as caught:
+            verify_bundle(bundle, keys.ring)
+        assert caught.value.subject == path
+
+
+def test_a_signed_manifest_that_lies_about_a_size_is_refused(bundle: Path, keys: KeyPair) -> None:
+    fields = read_manifest(bundle).fields
+    first, *others = fields.files
+    lie = msgspec.structs.replace(first, size_bytes=first.size_bytes - 1)
+    write_manifest(bundle, msgspec.structs.replace(fields, files=(lie, *others)))
+    sign_bundle(bundle, keys.private)
+    with pytest.raises(ArtifactError, match="too long") as caught:
+        verify_bundle(bundle, keys.ring)
+    assert caught.value.subject == first.path
 
 
 def test_an_unknown_variant_is_refused(bundle: Path, keys: KeyPair) -> None:

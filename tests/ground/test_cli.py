@@ -97,13 +97,19 @@ def test_examples_use_options_that_exist() -> None:
     by_path = dict(commands(cli))
     wrong = []
     for path, command in by_path.items():
-        example = (command.epilog or "").partition("Example: edgeops ")[2].partition("\n")[0]
-        called = max(
-            (known for known in by_path if f"{example} ".startswith(f"{known} ")), key=len, default=""
-        )
-        options = {name for param in by_path[called].params for name in (*param.opts, *param.secondary_opts)}
-        used = {word.partition("=")[0] for word in example.split() if word.startswith("--")}
-        wrong += [f"{path}: {option}" for option in used - options]
+        for part in (command.epilog or "").partition("Example: ")[2].split("|"):
+            words = part.split()
+            if words[:1] != ["edgeops"]:
+                continue
+            typed = " ".join(words[1:])
+            called = max(
+                (known for known in by_path if f"{typed} ".startswith(f"{known} ")), key=len, default=""
+            )
+            options = {
+                name for param in by_path[called].params for name in (*param.opts, *param.secondary_opts)
+            }
+            used = {word.partition("=")[0] for word in words if word.startswith("--")}
+            wrong += [f"{path}: {option}" for option in used - options]
     assert wrong == []
 
 

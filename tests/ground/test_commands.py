@@ -174,21 +174,18 @@ def rewritten(bundle: Path, **changes: object) -> ManifestFields:
 
 
 def test_inspect_shows_the_gates(bundle: Path, keys: KeyPair) -> None:
-    report = {
-        "gates": [
-            {"name": "accuracy >= 0.9", "value": 0.97, "passed": True},
-            {"name": "size", "passed": False},
-        ]
-    }
+    accuracy = {"name": "accuracy >= 0.9", "value": 0.97, "passed": True}
+    latency = {"name": "latency_p99_ms <= 2", "passed": False}
     (bundle / "evaluation").mkdir()
-    (bundle / "evaluation/report.json").write_bytes(canonical_json(report))
+    (bundle / "evaluation/report.json").write_bytes(canonical_json({"gates": [accuracy, latency]}))
+    (bundle / "measurements.json").write_bytes(canonical_json({"gates": {latency["name"]: 2.5}}))
     write_manifest(bundle, rewritten(bundle))
     sign_bundle(bundle, keys.private)
     shown = edgeops("inspect", bundle, "--key", keys.public)
     assert shown.status == 0, shown.err
     assert "accuracy >= 0.9" in shown.out
     assert "FAILED" in shown.out
-    assert edgeops("inspect", bundle, "--json").data["gates"] == report["gates"]
+    assert edgeops("inspect", bundle, "--json").data["gates"] == [accuracy, latency | {"value": 2.5}]
 
 
 @pytest.mark.parametrize(

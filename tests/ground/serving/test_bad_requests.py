@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -178,6 +179,20 @@ def test_a_body_above_the_limit_is_413(serve: Serve, compress: Callable[[bytes],
     assert str(LIMIT_BYTES) in answer.json()["error"]
     assert host.rejections == ["payload_too_large"]
     assert host.requests == []
+
+
+def test_a_small_body_that_grows_never_takes_much_memory(serve: Serve) -> None:
+    client, _ = serve("linear")
+    bomb = gzip.compress(bytes(48 << 20))
+    assert len(bomb) < LIMIT_BYTES
+    tracemalloc.start()
+    try:
+        answer = client.post(INFER, content=bomb, headers={"Content-Encoding": "gzip"})
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 413
+    assert peak_bytes < 8 << 20
 
 
 def test_a_body_in_pieces_above_the_limit_is_413(serve: Serve) -> None:

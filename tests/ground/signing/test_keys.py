@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,25 @@ def test_nothing_is_overwritten(tmp_path: Path, taken: str, dangling: bool) -> N
     assert caught.value.subject == str(tmp_path / taken)
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     assert dangling or (tmp_path / taken).read_text() == "precious"
+
+
+def test_of_many_who_make_the_same_key_at_once_one_wins(tmp_path: Path) -> None:
+    for turn in range(10):
+        together = threading.Barrier(4)
+
+        def attempt(folder: Path = tmp_path / str(turn), together: threading.Barrier = together) -> bool:
+            together.wait()
+            try:
+                new_key("builder", folder)
+            except ConflictError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = [future.result() for future in [pool.submit(attempt) for _ in range(4)]]
+        assert outcomes.count(True) == 1
+        private, public = (tmp_path / str(turn) / f"builder.{half}" for half in ("key", "pub"))
+        assert key_id(load_private_key(private).public_key()) == key_id(load_public_key(public))
 
 
 def test_a_name_cannot_lead_elsewhere(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import UniqueConstraint, inspect, text
 
 from cloud_hub.settings import HubSettings
 from cloud_hub.store.database import open_database, reading, writing
@@ -30,7 +30,7 @@ def test_migrations_make_the_schema_of_the_code(tmp_path: Path) -> None:
         declared = {
             tuple(column.name for column in constraint.columns)
             for constraint in table.constraints
-            if constraint.__visit_name__ == "unique_constraint"
+            if isinstance(constraint, UniqueConstraint)
         }
         assert unique == declared, name
     engine.dispose()

@@ -78,6 +78,11 @@ def test_errors_are_json_with_a_kind(operators: TestClient) -> None:
         assert (answer.status_code, answer.json()["error"]["kind"]) == (status, kind), path
 
 
+def test_another_method_is_told_which_are_allowed(operators: TestClient) -> None:
+    assert operators.delete("/api/v1/tokens").headers["allow"] == "POST"
+    assert operators.patch("/api/v1/models/digits/aliases/prod").headers["allow"] == "PUT"
+
+
 def test_a_refused_value_is_not_repeated(operators: TestClient) -> None:
     answer = operators.post("/api/v1/tokens", json={"uses": "a-secret-typed-in-the-wrong-place"})
     assert answer.status_code == 400
@@ -90,7 +95,7 @@ def test_an_unexpected_error_tells_nothing(services: Services) -> None:
     async def broken(_request: object) -> None:
         raise RuntimeError("the inside of the hub")
 
-    app.router.routes.insert(0, Route("/broken", broken))  # type: ignore[arg-type]
+    app.router.routes.insert(0, Route("/broken", broken))
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.get("/broken")
         text = client.get("/metrics").text

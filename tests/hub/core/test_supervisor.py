@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,6 +86,15 @@ class Hub:
         self.process.terminate()
         return self.process.wait(timeout=60)
 
+    def status(self, method: str, path: str) -> int:
+        """The status of an answer, after redirections."""
+        url = f"http://127.0.0.1:{self.settings.api_port}{path}"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
     def answers(self) -> bool:
         try:
             with urllib.request.urlopen(
@@ -122,6 +132,10 @@ def test_it_starts_answers_and_ends_without_a_trace(hub: Hub) -> None:
     assert ready["event"] == "ready"
     assert ready["api_url"] == f"http://127.0.0.1:{hub.settings.api_port}"
     assert hub.answers()
+    assert [hub.status("GET", path) for path in ("/api/v1/nothing", "/api/v1/devices")] == [404, 401]
+    # The dashboard takes every other path, and must not answer for the API.
+    assert hub.status("DELETE", "/api/v1/devices") == 405
+    assert hub.status("GET", "/") == 200, "the sign-in page"
     pids = hub.processes()
     assert set(pids) == {"api", "control", "gateway", "ingest", "broker"}
     assert hub.stop() == 0

@@ -226,10 +226,12 @@ def test_an_answer_under_way_is_finished_at_the_end(tmp_path: Path) -> None:
             httpx.get(f"http://127.0.0.1:{port}/", trust_env=False, timeout=20).text
         )
     )
-    # The answer may go on only once the listener is gone.
-    gone = threading.Thread(
-        target=lambda: (wait_until(lambda: refuses(port), 20, "a closed listener"), leave.set())
-    )
+
+    def answer_once_closed() -> None:
+        wait_until(lambda: refuses(port), 20, "a closed listener")
+        leave.set()
+
+    gone = threading.Thread(target=answer_once_closed)
     with listening(slow, port, None):
         caller.start()
         assert entered.wait(20)
