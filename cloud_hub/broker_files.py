@@ -133,7 +133,6 @@ ssl_conf = modules
 system_default = every_context
 [every_context]
 CipherString = DEFAULT@SECLEVEL=2
-Options = -SessionTicket
 NumTickets = 0
 """
 

@@ -19,7 +19,14 @@ from cloud_hub.store import schema
 from cloud_hub.store.database import reading, writing
 from edgeops.errors import EdgeopsError
 from edgeops.profiles import ReferenceFeature, ReferenceProfile
-from fleet.alerts import DEVICE_OFFLINE, DRIFT, Measurement, offline_measurement, reconcile
+from fleet.alerts import (
+    DEVICE_OFFLINE,
+    DRIFT,
+    Measurement,
+    offline_measurement,
+    reconcile,
+    revoked_measurement,
+)
 from fleet.drift import Distance, Reference
 from fleet.drift_verdict import DriftScore, Place, drift_measurement, gone_measurement, judge_drift
 
@@ -40,6 +47,24 @@ class _Model:
     references: dict[str, Reference]
 
 
+@dataclass(frozen=True)
+class _Running:
+    """Which bundles run at which sites, by the devices' reports; None stands for a device that has loaded
+    nothing just now, such as one whose engine is being started again."""
+
+    pairs: frozenset[tuple[str, str | None]]
+
+    @classmethod
+    def read(cls, connection: Connection) -> _Running:
+        devices = schema.devices.c
+        query = select(devices.site, devices.running_digest).where(devices.revoked_at_ms.is_(None)).distinct()
+        return cls(frozenset((row.site, row.running_digest) for row in connection.execute(query)))
+
+    def may_be(self, site: str, digest: str) -> bool:
+        """False only if every device of the site says that it runs something else."""
+        return (site, digest) in self.pairs or (site, None) in self.pairs
+
+
 class Monitor:
     """The loop's memory between ticks: only what can be read again from the database."""
 
@@ -53,11 +78,14 @@ class Monitor:
     def tick(self, now_ms: int) -> tuple[DriftScore, ...]:
         """Takes in what came, judges everything, writes it down; returns the scores."""
         self._read_windows(now_ms)
-        scores = judge_drift(self._distances(now_ms), self._settings.drift_false_discovery_rate)
+        with reading(self._engine) as connection:
+            running = _Running.read(connection)
+        distances = self._distances(running, now_ms)
+        scores = judge_drift(distances, self._settings.drift_false_discovery_rate)
         with writing(self._engine) as connection:
             _write_scores(connection, scores, now_ms)
             known = open_alerts(connection, (DRIFT.name, DEVICE_OFFLINE.name))
-            measured = self._measurements(connection, scores, known, now_ms)
+            measured = self._measurements(connection, scores, known, running, now_ms)
             apply_changes(connection, reconcile(as_open(known.values()), measured, now_ms), now_ms)
         return scores
 
@@ -73,9 +101,11 @@ class Monitor:
         if damaged:
             logger.warning("%d sketches were damaged and are left out of the drift statistics.", damaged)
 
-    def _distances(self, now_ms: int) -> list[tuple[Place, Distance]]:
+    def _distances(self, running: _Running, now_ms: int) -> list[tuple[Place, Distance]]:
         found = []
         for source, features in self._cache.merged(now_ms).items():
+            if not running.may_be(source.site, source.digest):
+                continue
             references = self._model(source).references
             for name in sorted(features.keys() & references.keys()):
                 if features[name].count:
@@ -110,12 +140,19 @@ class Monitor:
         return _Model(manifest.label, {name: Reference(feature) for name, feature in features.items()})
 
     def _measurements(
-        self, connection: Connection, scores: tuple[DriftScore, ...], known: dict[str, Alert], now_ms: int
+        self,
+        connection: Connection,
+        scores: tuple[DriftScore, ...],
+        known: dict[str, Alert],
+        running: _Running,
+        now_ms: int,
     ) -> list[Measurement]:
         measured = [drift_measurement(each, self._models[each.place.digest].label) for each in scores]
-        measured += _gone(connection, known)
-        devices = schema.devices
-        for row in connection.execute(select(devices).where(devices.c.revoked_at_ms.is_(None))):
+        measured += _gone(known, running)
+        for row in connection.execute(select(schema.devices)):
+            if row.revoked_at_ms is not None:
+                measured.append(revoked_measurement(row.name))
+                continue
             found = offline_measurement(
                 row.name,
                 row.site,
@@ -133,11 +170,8 @@ def _sites(connection: Connection) -> dict[str, str]:
     return {row.name: row.site for row in connection.execute(query)}
 
 
-def _gone(connection: Connection, known: dict[str, Alert]) -> list[Measurement]:
+def _gone(known: dict[str, Alert], running: _Running) -> list[Measurement]:
     """Open drift alerts about bundles that no device of their site runs any more."""
-    devices = schema.devices.c
-    query = select(devices.site, devices.running_digest).where(devices.revoked_at_ms.is_(None)).distinct()
-    running = {(row.site, row.running_digest) for row in connection.execute(query)}
     return [
         gone_measurement(Place(alert.model, alert.digest, alert.site, alert.feature))
         for alert in known.values()
@@ -146,7 +180,7 @@ def _gone(connection: Connection, known: dict[str, Alert]) -> list[Measurement]:
         and alert.digest is not None
         and alert.site is not None
         and alert.feature is not None
-        and (alert.site, alert.digest) not in running
+        and not running.may_be(alert.site, alert.digest)
     ]
 
 

@@ -218,7 +218,7 @@ def _check_files(blobs: BlobStore, manifest: Manifest) -> int:
 def _check_measurements(statement: SignedStatement, measurements: bytes | None) -> None:
     signed = statement.digests.get(MEASUREMENTS_FILE)
     got = sha256_bytes(measurements) if measurements is not None else None
-    if False:
+    if got != signed:
         what = "is missing" if got is None else "is not the file that was signed"
         raise ArtifactError(
             f"{MEASUREMENTS_FILE} {what}.",

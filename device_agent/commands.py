@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def enroll(
     from device_agent.layout import Layout
 
     settings = _settings(state_dir=state_dir)
-    text = click.get_text_stream("stdin").readline() if token == "-" else token
+    text = sys.stdin.readline() if token == "-" else token
     done = enrolment.enroll(
         Layout(settings.state_dir.absolute()),
         token_text=text,

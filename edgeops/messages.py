@@ -122,10 +122,12 @@ class FeatureProfile(msgspec.Struct, frozen=True, kw_only=True):
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """One interval of telemetry of one loaded bundle.
 
-    `requests` counts the answers given (by the device or through the cloud), `errors` those that failed
-    by error kind, `rejected` malformed ones (answered 4xx, not in `requests`). `latency` is a KLL sketch
-    of milliseconds, `confidence` one of [0, 1]. `classes` counts predicted classes by name. `fallbacks`
-    counts requests answered by the cloud, by reason; `fallback_failures` those that should have been.
+    `requests` counts well-formed requests, whoever answered them; `errors` those among them that the
+    device's engine failed on, by error kind, also where the cloud then answered; `rejected` malformed ones
+    (answered 4xx, not in `requests`). `latency` is a KLL sketch of the milliseconds that the device's own
+    answers took, `confidence` one of [0, 1]. `classes` counts the device's own predicted classes by name.
+    `fallbacks` counts requests answered by the cloud, by reason; `fallback_failures` those that should
+    have been.
     `labels_seen` and `labels_right` count labels that arrived within the window.
     `unsampled` counts requests whose details (sketches, classes, features) were lost.
     """

@@ -1,8 +1,9 @@
 """Alert rules: from what was measured to alerts that open, stay and resolve.
 
 An alert has a key; at most one with the same key is open. It opens when its condition is measured as true and
-resolves when it was measured as clear for the rule's whole quiet time. In between, neither true nor clear,
-it stays as it is; so does an alert that nothing was measured for, since missing data proves nothing.
+resolves when it is measured as clear after the rule's whole quiet time, or at once when what it is about is
+gone. In between, neither true nor clear, it stays as it is; so does an alert that nothing was measured for,
+since missing data proves nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["warning", "critical"]
-Reading = Literal["true", "between", "clear"]
+Reading = Literal["true", "between", "clear", "gone"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of alert that is measured over and over. `quiet_ms` of clear readings resolve it."""
+    """A kind of alert that is measured over and over. A clear reading resolves it when the last true one
+    lies `quiet_ms` back."""
 
     name: str
     severity: Severity
@@ -70,11 +72,15 @@ def reconcile(
         known = open_alerts.get(measurement.key)
         if measurement.reading == "true":
             changes.append(Change("open" if known is None else "update", measurement))
-        elif measurement.reading == "clear" and known is not None:
-            quiet_ms = now_ms - known.true_at_ms
-            if quiet_ms >= measurement.rule.quiet_ms:
-                changes.append(Change("resolve", measurement))
+        elif known is not None and _is_over(measurement, known, now_ms):
+            changes.append(Change("resolve", measurement))
     return tuple(changes)
+
+
+def _is_over(measurement: Measurement, known: OpenAlert, now_ms: int) -> bool:
+    if measurement.reading == "clear":
+        return now_ms - known.true_at_ms >= measurement.rule.quiet_ms
+    return measurement.reading == "gone"
 
 
 def offline_measurement(
@@ -94,4 +100,15 @@ def offline_measurement(
         device=device,
         value=offline_ms / 1000,
         threshold=after_ms / 1000,
+    )
+
+
+def revoked_measurement(device: str) -> Measurement:
+    """That the device is no longer one of the fleet, so that it cannot be offline either."""
+    return Measurement(
+        rule=DEVICE_OFFLINE,
+        key=f"{DEVICE_OFFLINE.name}/{device}",
+        reading="gone",
+        message=f"The device {device} was revoked.",
+        device=device,
     )

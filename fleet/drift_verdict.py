@@ -98,7 +98,7 @@ def gone_measurement(place: Place) -> Measurement:
     return Measurement(
         rule=DRIFT,
         key=place.alert_key,
-        reading="clear",
+        reading="gone",
         message=f"No device at {place.site} runs this bundle of {place.model} any more.",
         model=place.model,
         digest=place.digest,

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from cloud_hub.access import Services
+from cloud_hub.authority import IssuedCertificate
 from cloud_hub.broker_files import write_all
-from cloud_hub.enrolment import TOKEN_PREFIX, issue_token
+from cloud_hub.enrolment import TOKEN_PREFIX, enroll, issue_token
 from cloud_hub.prepare import prepare
 from cloud_hub.settings import HubSettings
 from cloud_hub.tls import AsgiApp, TlsFiles, serve_app
@@ -103,6 +104,24 @@ def read_token(text: str) -> dict[str, str]:
     body = text.removeprefix(TOKEN_PREFIX)
     content: dict[str, str] = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     return content
+
+
+def enrolled(
+    services: Services, device: str, granted: dict[str, str] | None = None
+) -> tuple[DeviceKey, IssuedCertificate]:
+    """Enrols a device with a new key, by a token of its own unless one is given."""
+    key, used = DeviceKey.new(), granted or token(services)
+    issued = enroll(
+        services.engine,
+        services.authority,
+        token_id=used["id"],
+        secret=used["secret"],
+        device=device,
+        csr_pem=key.csr().encode(),
+        now_ms=now_ms(),
+        on_revoked=lambda name: None,
+    )
+    return key, issued
 
 
 def bundle_blobs(bundle: Path) -> dict[str, bytes]:

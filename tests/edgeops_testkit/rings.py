@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from device_agent.core.rows import RingMeta
 from device_agent.recorder import RingWriter
+from device_agent.spool import Spool
 from edgeops.manifest import Feature, TensorSpec
 from edgeops.messages import BundleRef, Window, decode
 
@@ -41,7 +42,7 @@ def inputs_of(value: float, items: int = 1) -> dict[str, npt.NDArray[np.float32]
     return {"x": np.tile(row, (items, 1))}
 
 
-def windows_in(spool: object) -> list[Window]:
+def windows_in(spool: Spool) -> list[Window]:
     """All windows that wait in a spool, oldest first."""
-    entries = spool.pending(1_000_000)  # type: ignore[attr-defined]
+    entries = spool.pending(1_000_000)
     return [decode(entry.payload, Window) for entry in entries if entry.channel == "windows"]

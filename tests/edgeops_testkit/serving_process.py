@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import tritonclient.http as triton
+
+from device_agent.collector import TelemetryCollector
 from device_agent.serving_protocol import (
     Drain,
     Drained,
@@ -20,9 +26,11 @@ from device_agent.serving_protocol import (
     decode_line,
     encode_line,
 )
+from device_agent.spool import Spool
 from edgeops.canonical import sha256_file
 from edgeops.manifest import Manifest
-from edgeops.messages import BundleRef
+from edgeops.messages import BundleRef, Window
+from edgeops_testkit.rings import windows_in
 
 MessageT = TypeVar("MessageT")
 TIMEOUT_S = 60.0
@@ -111,3 +119,42 @@ def port_of(listener: socket.socket) -> int:
     """Its port."""
     port: int = listener.getsockname()[1]
     return port
+
+
+def client_of(process: ServingProcess) -> triton.InferenceServerClient:
+    """The stock client."""
+    return triton.InferenceServerClient(f"127.0.0.1:{port_of(process.listener)}")
+
+
+def infer(process: ServingProcess, image: Any, **options: Any) -> triton.InferResult:
+    """One inference by the stock client; `options` are those of its `infer`."""
+    tensor = triton.InferInput("image", list(image.shape), "FP32")
+    tensor.set_data_from_numpy(image)
+    with client_of(process) as client:
+        return client.infer("digits", [tensor], **options)
+
+
+def post(process: ServingProcess, path: str, body: object) -> tuple[int, dict[str, Any]]:
+    """Posts JSON (or raw bytes) and returns the status and the body."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port_of(process.listener)}{path}",
+        data=data,
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def window_of(process: ServingProcess, tmp_path: Path) -> Window:
+    """All that the process has recorded, collected as the control process does it."""
+    spool = Spool(tmp_path / "spool.db", "device", size_bytes=1 << 30)
+    collector = TelemetryCollector(process.ring.parent, spool, device="device", interval_s=1)
+    collector.collect(0, flush=True)
+    (window,) = windows_in(spool)
+    collector.close()
+    spool.close()
+    return window

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgeops_testkit.waiting import free_port, wait_until
 
 EDGEOPS = str(Path(sys.executable).with_name("edgeops"))
@@ -68,12 +69,13 @@ class Daemon:
     env: dict[str, str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    executable: str = EDGEOPS
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [EDGEOPS, *self.args],
+                [self.executable, *self.args],
                 env=_environment(self.home, self.env),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -136,7 +138,7 @@ class System:
             edgeops_ok("keys", "new", "builder", "--out", str(self.root), home=self.root)
             edgeops_ok("hub", "trust", str(self.builder.with_suffix(".pub")), home=self.hub.home)
         self.hub.start()
-        wait_until(self.hub_ready, 60, f"hub ready; its log ends: {self.hub.tail()}")
+        wait_until(self.hub_ready, 60, lambda: f"the hub is ready; its log ends: {self.hub.tail()}")
 
     def hub_ready(self) -> bool:
         assert self.hub.alive(), self.hub.tail()
@@ -161,10 +163,8 @@ class System:
         """Enrols a device; the agent is not started yet."""
         token = json.loads(self.cli("hub", "token", "--site", site, "--json"))["token"]
         agent = Agent(name, self.root / name, env or {})
-        edgeops_ok(
-            "agent", "enroll", "--name", name, "--trust", str(self.builder.with_suffix(".pub")), "--token", "-",
-            home=agent.daemon.home, env=agent.daemon.env, stdin=token,
-        )  # fmt: skip
+        arguments = ("--name", name, "--trust", str(self.builder.with_suffix(".pub")), "--token", "-")
+        edgeops_ok("agent", "enroll", *arguments, home=agent.daemon.home, env=agent.daemon.env, stdin=token)
         self.agents[name] = agent
         return agent
 

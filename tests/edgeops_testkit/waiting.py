@@ -11,11 +11,11 @@ POLL_INTERVAL_S = 0.02
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T | None], timeout_s: float, what: str) -> T:
+def wait_until(condition: Callable[[], T | None], timeout_s: float, what: str | Callable[[], str]) -> T:
     """Polls `condition` until it returns something true, and returns that.
 
-    Fails with `AssertionError` naming `what` after `timeout_s`. What `condition` raises goes through:
-    a broken condition is not the same as one that does not hold yet.
+    Fails with `AssertionError` naming `what` (made then, if it is a function) after `timeout_s`. What
+    `condition` raises goes through: a broken condition is not the same as one that does not hold yet.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -23,7 +23,8 @@ def wait_until(condition: Callable[[], T | None], timeout_s: float, what: str) -
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s:g} s in vain for: {what}")
+            said = what() if callable(what) else what
+            raise AssertionError(f"waited {timeout_s:g} s in vain for: {said}")
         time.sleep(POLL_INTERVAL_S)
 
 

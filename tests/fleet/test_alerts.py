@@ -36,6 +36,11 @@ def test_between_true_and_clear_it_stays() -> None:
     assert acts({}, "between", 1000) == []
 
 
+def test_what_is_gone_resolves_at_once() -> None:
+    assert acts(OPEN, "gone", 1001) == ["resolve"]
+    assert acts({}, "gone", 1001) == []
+
+
 def test_what_was_not_measured_stays() -> None:
     assert reconcile(OPEN, [measured("clear", "too_hot/b")], 99_999) == ()
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from edgeops_testkit.bundles import CLOUD_VARIANT, DEVICE_VARIANT, digits_data, make_bundle
-from edgeops_testkit.keys import KeyPair, make_keys
 
 from edgeops.bundle import (
     file_entry,
@@ -26,6 +24,8 @@ from edgeops.canonical import sha256_file
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops.manifest import FileEntry, ManifestFields
 from edgeops.signing.oms import sign_bundle
+from edgeops_testkit.bundles import CLOUD_VARIANT, DEVICE_VARIANT, digits_data, make_bundle
+from edgeops_testkit.keys import KeyPair, make_keys
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeops_testkit.bundles import DEVICE_VARIANT, make_bundle
-from edgeops_testkit.keys import KeyPair, make_keys
-from edgeops_testkit.oms import reference_accepts
 
 from edgeops.bundle import file_entry, other_files, read_manifest, write_manifest
 from edgeops.canonical import canonical_json
 from edgeops.manifest import ManifestFields
 from edgeops.signing.oms import sign_bundle
+from edgeops_testkit.bundles import DEVICE_VARIANT, make_bundle
+from edgeops_testkit.keys import KeyPair, make_keys
+from edgeops_testkit.oms import reference_accepts
 
 EDGEOPS = str(Path(sys.executable).with_name("edgeops"))
 

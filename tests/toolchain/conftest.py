@@ -1,6 +1,7 @@
 """One small bundle, built once, for every test that only looks at it."""
 
 import pytest
+
 from edgeops_testkit.recipes import Builder, SmallBuild, small_recipe
 
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.recipes import PACKAGED, Builder, SmallBuild, changed, last_line, small_recipe
 
 from edgeops.bundle import verify_bundle
 from edgeops.canonical import sha256_file
 from edgeops.errors import ConfigError, GateError
 from edgeops.signing.keys import keyring, load_public_key
+from edgeops_testkit.recipes import PACKAGED, Builder, SmallBuild, changed, last_line, small_recipe
 from toolchain.plan import make_plan
 from toolchain.recipe_file import read_recipe
 

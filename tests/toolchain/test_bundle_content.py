@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from edgeops_testkit.recipes import SmallBuild
 
 from edgeops.bundle import read_manifest
 from edgeops.engines.base import load_engine
 from edgeops.features import feature_columns
 from edgeops.profiles import ReferenceProfile
 from edgeops.selftest import SelfTestVectors, run_selftest
+from edgeops_testkit.recipes import SmallBuild
 from models.digits.data import held_out
 
 pytestmark = pytest.mark.slow

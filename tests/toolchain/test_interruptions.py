@@ -6,11 +6,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from edgeops_testkit.recipes import Builder, SmallBuild, last_line
-from edgeops_testkit.waiting import wait_until
 
 from edgeops.bundle import verify_bundle
 from edgeops.signing.keys import keyring, load_public_key
+from edgeops_testkit.recipes import Builder, SmallBuild, last_line
+from edgeops_testkit.waiting import wait_until
 from toolchain.plan import make_plan
 from toolchain.recipe_file import read_recipe
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.recipes import PACKAGED
 
 from edgeops.errors import ConfigError
+from edgeops_testkit.recipes import PACKAGED
 from toolchain.plan import Plan, Step, make_plan
 from toolchain.recipe_file import read_recipe
 from toolchain.sources import code_digests, tool_versions

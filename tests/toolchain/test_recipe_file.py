@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.recipes import PACKAGED, changed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeops.errors import ConfigError
+from edgeops_testkit.recipes import PACKAGED, changed
 from models.digits.data import CALIBRATION_SHARE, HELD_OUT_SHARE, SPLIT_SEED
 from toolchain.recipe_file import find_recipe, parse_recipe, read_recipe
 

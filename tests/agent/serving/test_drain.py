@@ -11,15 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from device_agent.collector import TelemetryCollector
+from device_agent.serving_protocol import Drain, Drained
+from device_agent.spool import Spool
 from edgeops_testkit.bundles import digits_data, make_bundle
 from edgeops_testkit.fake_gateway import FakeGateway, make_tls
 from edgeops_testkit.rings import windows_in
 from edgeops_testkit.serving_process import ServingProcess, bundle_ref, listening, port_of
 from edgeops_testkit.waiting import wait_until_async
-
-from device_agent.collector import TelemetryCollector
-from device_agent.serving_protocol import Drain, Drained
-from device_agent.spool import Spool
 
 pytestmark = pytest.mark.slow
 
@@ -154,13 +154,9 @@ def test_an_idle_connection_gets_one_more_answer_while_the_process_drains(
 
 def _accepts(process: ServingProcess) -> bool:
     """Whether the process still has the listening socket."""
-    listening_on = {connection.laddr.port for connection in _listeners(process)}
-    return port_of(process.listener) in listening_on
-
-
-def _listeners(process: ServingProcess) -> list[psutil._common.pconn]:
     connections = psutil.Process(process.process.pid).net_connections("tcp4")
-    return [connection for connection in connections if connection.status == psutil.CONN_LISTEN]
+    listening_on = {entry.laddr.port for entry in connections if entry.status == psutil.CONN_LISTEN}
+    return port_of(process.listener) in listening_on
 
 
 def test_an_idle_connection_is_closed_in_the_end(

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from edgeops_testkit.fake_gateway import FakeGateway, TlsFiles, make_tls
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from device_agent.serving.gateway_codec import decode_response, encode_request
 from edgeops.errors import ConfigError, TransportError
 from edgeops.serving.host import DTYPES, Array, InferRequest, InferResponse
 from edgeops.serving.tensor_codec import OutputPlan, decode_request, encode_response
+from edgeops_testkit.fake_gateway import FakeGateway, TlsFiles, make_tls
 
 IMAGE = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
 

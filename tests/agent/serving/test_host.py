@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeops_testkit.bundles import DEVICE_VARIANT, digits_data, make_bundle
-from edgeops_testkit.rings import BUNDLE
 
 from device_agent.core.rows import FallbackReason, RingMeta
 from device_agent.core.window import Block, window_of
@@ -27,6 +25,8 @@ from edgeops.errors import InferenceError, NotFoundError, TransportError
 from edgeops.manifest import Manifest
 from edgeops.messages import Window
 from edgeops.serving.host import Array, InferRequest, InferResponse
+from edgeops_testkit.bundles import DEVICE_VARIANT, digits_data, make_bundle
+from edgeops_testkit.rings import BUNDLE
 
 IMAGE = digits_data()[2][:1]
 

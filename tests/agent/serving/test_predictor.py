@@ -9,9 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from edgeops_testkit.bundles import DEVICE_VARIANT, digits_data, make_bundle
-from edgeops_testkit.graphs import variant_for, write_linear, write_two_in_two_out
-from edgeops_testkit.rings import BUNDLE
 
 from device_agent.core.rows import RingMeta
 from device_agent.core.window import Block, window_of
@@ -25,6 +22,9 @@ from edgeops.manifest import Classification, Manifest, ManifestFields, TensorSpe
 from edgeops.messages import Window
 from edgeops.serving.host import Array
 from edgeops.sketches import Sketch
+from edgeops_testkit.bundles import DEVICE_VARIANT, digits_data, make_bundle
+from edgeops_testkit.graphs import variant_for, write_linear, write_two_in_two_out
+from edgeops_testkit.rings import BUNDLE
 
 
 class BrokenEngine:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeops_testkit.rings import BUNDLE, META, SMALL_RING_BYTES, inputs_of, new_ring
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -32,6 +31,7 @@ from device_agent.recorder import HEADER, RingWriter
 from device_agent.ring_reader import RingReader
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops.manifest import Feature, TensorSpec
+from edgeops_testkit.rings import BUNDLE, META, SMALL_RING_BYTES, inputs_of, new_ring
 
 Row = tuple[int, int, float, float]
 

@@ -9,27 +9,27 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import tritonclient.http as triton
-from edgeops_testkit.bundles import digits_data, make_bundle
-from edgeops_testkit.fake_gateway import FakeGateway, TlsFiles, make_tls
-from edgeops_testkit.rings import windows_in
-from edgeops_testkit.serving_process import ServingProcess, bundle_ref, listening, port_of
-from edgeops_testkit.waiting import wait_until
 from tritonclient.utils import InferenceServerException
 
-from device_agent.collector import TelemetryCollector
 from device_agent.serving_protocol import Drained, Failed, Ready
-from device_agent.spool import Spool
-from edgeops.messages import Window
+from edgeops_testkit.bundles import digits_data, make_bundle
+from edgeops_testkit.graphs import write_huge
+from edgeops_testkit.serving_process import (
+    ServingProcess,
+    bundle_ref,
+    client_of,
+    infer,
+    listening,
+    post,
+    window_of,
+)
+from edgeops_testkit.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +41,6 @@ IMAGE = IMAGES[:1]
 @pytest.fixture(scope="module")
 def slot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("slots"), key=None)
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    return make_tls(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -61,42 +56,6 @@ def served(slot: Path, tmp_path: Path, listener: socket.socket) -> Iterator[Serv
         yield process
 
 
-def client_of(process: ServingProcess) -> triton.InferenceServerClient:
-    return triton.InferenceServerClient(f"127.0.0.1:{port_of(process.listener)}")
-
-
-def infer(process: ServingProcess, image: Any = IMAGE, **options: Any) -> triton.InferResult:
-    tensor = triton.InferInput("image", list(image.shape), "FP32")
-    tensor.set_data_from_numpy(image)
-    with client_of(process) as client:
-        return client.infer("digits", [tensor], **options)
-
-
-def post(process: ServingProcess, path: str, body: object) -> tuple[int, dict[str, Any]]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port_of(process.listener)}{path}",
-        data=data,
-        headers={"Content-Type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def window_of(process: ServingProcess, tmp_path: Path) -> Window:
-    """All that the process has recorded, collected as the control process does it."""
-    spool = Spool(tmp_path / "spool.db", "device", size_bytes=1 << 30)
-    collector = TelemetryCollector(process.ring.parent, spool, device="device", interval_s=1)
-    collector.collect(0, flush=True)
-    (window,) = windows_in(spool)
-    collector.close()
-    spool.close()
-    return window
-
-
 def test_a_stock_client_gets_health_metadata_and_inference(
     served: ServingProcess, slot: Path, tmp_path: Path
 ) -> None:
@@ -110,7 +69,7 @@ def test_a_stock_client_gets_health_metadata_and_inference(
     probabilities = result.as_numpy("probabilities")
     assert probabilities.shape == (8, 10)
     assert (probabilities.argmax(axis=1) == LABELS[:8]).mean() > 0.7
-    one = infer(served).get_response()["parameters"]
+    one = infer(served, IMAGE).get_response()["parameters"]
     digest = bundle_ref(slot).digest
     assert (one["answered_by"], one["digest"], one["variant"]) == ("device", digest, "onnx-fp32")
     assert one["class"] == str(probabilities[0].argmax())
@@ -232,14 +191,46 @@ def test_a_ring_that_cannot_be_made_is_told(slot: Path, tmp_path: Path, listener
         assert process.receive(Failed).error["kind"] == "config"
 
 
-def test_memory_is_limited(slot: Path, tmp_path: Path, listener: socket.socket) -> None:
-    """A request that makes the engine ask for more than it may fails by itself; the process lives on."""
+def test_the_process_has_its_limits(slot: Path, tmp_path: Path, listener: socket.socket) -> None:
     with ServingProcess(slot, tmp_path / "rings" / "a.ring", listener, memory_bytes=192 << 20) as process:
         process.serve()
-        limit = psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_DATA)
-        assert limit == (192 << 20, 192 << 20)
-        assert psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
-        assert infer(process).as_numpy("probabilities").shape == (1, 10)
+        limits = psutil.Process(process.process.pid)
+        assert limits.rlimit(psutil.RLIMIT_DATA) == (192 << 20, 192 << 20)
+        assert limits.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+        assert infer(process, IMAGE).as_numpy("probabilities").shape == (1, 10)
+
+
+def test_a_model_that_asks_for_more_than_its_memory_fails_that_request_alone(tmp_path: Path) -> None:
+    """The limit that the process sets itself, with the real engine: 16 GB asked for, 512 MB allowed."""
+    write_huge(tmp_path / "huge.onnx")
+    code = "import sys; from pathlib import Path\n" + _HUGE
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\nanswered 10\n"), done.stderr
+
+
+_HUGE = """
+import resource
+import numpy as np
+from edgeops_testkit.graphs import variant_for
+from edgeops.engines.base import load_engine
+from edgeops.errors import InferenceError
+
+root = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (512 << 20, 512 << 20))
+engine = load_engine(variant_for(root / "huge.onnx", root), root)
+try:
+    engine.run({"n": np.array([4_000_000_000])})
+except InferenceError:
+    print("refused")
+print("answered", engine.run({"n": np.array([10])})["y"].size)
+"""
 
 
 @pytest.mark.parametrize("served_first", [False, True])
@@ -249,7 +240,7 @@ def test_the_channels_end_drains(
     with ServingProcess(slot, tmp_path / "rings" / "a.ring", listener) as process:
         if served_first:
             process.serve()
-            infer(process)
+            infer(process, IMAGE)
         else:
             process.send(process.start)
             process.receive(Ready)
@@ -258,7 +249,7 @@ def test_the_channels_end_drains(
 
 
 def test_sigterm_drains(served: ServingProcess, tmp_path: Path) -> None:
-    infer(served)
+    infer(served, IMAGE)
     served.process.send_signal(signal.SIGTERM)
     served.receive(Drained)
     assert served.process.wait(20) == 0
@@ -268,109 +259,11 @@ def test_sigterm_drains(served: ServingProcess, tmp_path: Path) -> None:
 @pytest.mark.chaos
 def test_a_killed_process_has_recorded_every_answer(served: ServingProcess, tmp_path: Path) -> None:
     for _ in range(25):
-        infer(served)
+        infer(served, IMAGE)
     served.process.kill()
     served.process.wait()
     assert window_of(served, tmp_path).requests == 25
     assert not served.ring.exists()
-
-
-class TestFallback:
-    """Low confidence, real mutual TLS, and a gateway that is there, slow, gone, or wrong."""
-
-    @pytest.fixture
-    def unsure(self) -> Any:
-        """An image that the student is unsure of (below the manifest's threshold of 0.6)."""
-        return np.full((1, 1, 8, 8), 0.3, np.float32)
-
-    def options(self, url: str, tls: TlsFiles) -> dict[str, Any]:
-        return {
-            "gateway_url": url,
-            "fallback_timeout_s": 0.5,
-            "device_key_path": str(tls.device_key),
-            "device_cert_path": str(tls.device_cert),
-            "ca_path": str(tls.ca),
-        }
-
-    def test_the_cloud_answers_what_the_device_is_unsure_of(
-        self, slot: Path, tmp_path: Path, listener: socket.socket, tls: TlsFiles, unsure: Any
-    ) -> None:
-        gateway = FakeGateway(says=7)
-        ring = tmp_path / "rings" / "a.ring"
-        with (
-            gateway.running(tls) as url,
-            ServingProcess(slot, ring, listener, **self.options(url, tls)) as process,
-        ):
-            process.serve()
-            result = infer(process, unsure, request_id="r-1")
-            assert result.get_response()["parameters"] == {
-                "answered_by": "cloud",
-                "reason": "low_confidence",
-                "digest": "d" * 64,
-                "variant": "teacher",
-                "class": "7",
-                "confidence": 1.0,
-            }
-            assert result.as_numpy("probabilities").argmax() == 7
-            assert np.array_equal(gateway.requests[0].inputs["image"], unsure)
-            # The label judges the device's own answer, which was not 7.
-            assert post(process, "/edgeops/v1/labels", {"id": "r-1", "label": "7"})[0] == 200
-            sure = infer(process, parameters={"edgeops_policy": "device-first"})
-            assert sure.get_response()["parameters"]["answered_by"] == "device"
-            forbidden = infer(process, unsure, parameters={"edgeops_policy": "local-only"})
-            assert forbidden.get_response()["parameters"]["answered_by"] == "device"
-            assert "reason" not in forbidden.get_response()["parameters"]
-            wanted = infer(process, parameters={"edgeops_policy": "cloud-first"})
-            assert wanted.get_response()["parameters"]["reason"] == "requested"
-            with pytest.raises(InferenceServerException):
-                infer(process, parameters={"edgeops_policy": "whatever"})
-            assert gateway.reasons == ["low_confidence", "requested"]
-            window = window_of(process, tmp_path)
-        assert window.requests == 4
-        assert window.rejected == 1
-        assert window.fallbacks == {"low_confidence": 1, "requested": 1}
-        assert window.fallback_failures == {}
-        assert (window.labels_seen, window.labels_right) == (1, 0)
-
-    @pytest.mark.parametrize("mode", ["hang", "refuse", "garbage"])
-    def test_the_device_answers_when_the_cloud_does_not(
-        self, slot: Path, tmp_path: Path, listener: socket.socket, tls: TlsFiles, unsure: Any, mode: str
-    ) -> None:
-        ring = tmp_path / "rings" / "a.ring"
-        with (
-            FakeGateway(mode=mode).running(tls) as url,
-            ServingProcess(slot, ring, listener, **self.options(url, tls)) as process,
-        ):
-            process.serve()
-            parameters = infer(process, unsure).get_response()["parameters"]
-            assert (parameters["answered_by"], parameters["reason"]) == ("device", "fallback_unavailable")
-            assert parameters["digest"] == bundle_ref(slot).digest
-            window = window_of(process, tmp_path)
-        assert (window.requests, window.errors) == (1, {})
-        assert (window.fallbacks, window.fallback_failures) == ({}, {"low_confidence": 1})
-
-    def test_an_offline_device_goes_on_answering(
-        self, slot: Path, tmp_path: Path, listener: socket.socket, tls: TlsFiles, unsure: Any
-    ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            url = f"https://127.0.0.1:{taken.getsockname()[1]}"
-        ring = tmp_path / "rings" / "a.ring"
-        with ServingProcess(slot, ring, listener, **self.options(url, tls)) as process:
-            process.serve()
-            answers = [infer(process, unsure).get_response()["parameters"]["reason"] for _ in range(10)]
-            window = window_of(process, tmp_path)
-        assert answers == ["fallback_unavailable"] * 10
-        assert window.fallback_failures == {"low_confidence": 10}
-
-    def test_certificates_that_cannot_be_used_fail_the_start(
-        self, slot: Path, tmp_path: Path, listener: socket.socket, tls: TlsFiles
-    ) -> None:
-        options = self.options("https://127.0.0.1:1", tls) | {"device_cert_path": str(tmp_path / "none")}
-        ring = tmp_path / "rings" / "a.ring"
-        with ServingProcess(slot, ring, listener, **options) as process:
-            process.send(process.start)
-            assert process.receive(Failed).error["kind"] == "config"
-        assert not ring.exists()
 
 
 @pytest.mark.chaos

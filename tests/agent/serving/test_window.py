@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeops_testkit.rings import BUNDLE, CLASSES, META, inputs_of, new_ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from device_agent.core.window import Block, window_of
 from device_agent.ring_reader import RingReader
 from edgeops.messages import Window
 from edgeops.sketches import Sketch
+from edgeops_testkit.rings import BUNDLE, CLASSES, META, inputs_of, new_ring
 
 requests = st.lists(
     st.tuples(st.integers(-1, 2), st.floats(0, 1, width=32), st.floats(0, 50, width=32)), max_size=60

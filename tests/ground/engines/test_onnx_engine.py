@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from edgeops_testkit.graphs import (
-    variant_for,
-    write_external,
-    write_huge,
-    write_identity,
-    write_linear,
-    write_two_in_two_out,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -26,6 +21,14 @@ from edgeops.engines.onnx_engine import OnnxEngine
 from edgeops.errors import ArtifactError, BadRequestError, ConfigError, InferenceError
 from edgeops.manifest import Runtime, TensorSpec
 from edgeops.serving.host import DTYPES
+from edgeops_testkit.graphs import (
+    variant_for,
+    write_external,
+    write_huge,
+    write_identity,
+    write_linear,
+    write_two_in_two_out,
+)
 
 
 def _load(path: Path, **options: str) -> OnnxEngine:
@@ -158,6 +161,37 @@ def test_it_runs_in_several_threads_at_once(linear: OnnxEngine) -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda row: linear.run({"pixels": row})["probabilities"], rows))
     np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(together))
+
+
+@pytest.mark.slow
+def test_the_engine_leaves_nothing_behind_and_calls_nobody(tmp_path: Path) -> None:
+    write_linear(tmp_path / "model.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    program = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        import psutil
+        from edgeops_testkit.graphs import variant_for
+        from edgeops.engines.onnx_engine import OnnxEngine
+        folder = Path(sys.argv[1])
+        engine = OnnxEngine.load(variant_for(folder / "model.onnx", folder), folder)
+        engine.run({"pixels": np.zeros((1, 4), np.float32)})
+        print([each.path for each in psutil.Process().open_files()], psutil.Process().net_connections())
+        """
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**clean, "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split("\n")[0] == "[] []"
+    assert list(home.rglob("*")) == []
 
 
 def test_a_closed_engine_answers_no_more(linear: OnnxEngine) -> None:

@@ -15,6 +15,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+
+from edgeops.engines.onnx_engine import OnnxEngine
+from edgeops.engines.worker import EngineWorker
+from edgeops.errors import ArtifactError, BadRequestError, ConfigError, InferenceError
+from edgeops.serving.host import DTYPES
 from edgeops_testkit.graphs import (
     variant_for,
     write_counting,
@@ -25,11 +30,6 @@ from edgeops_testkit.graphs import (
     write_linear,
 )
 from edgeops_testkit.waiting import wait_until
-
-from edgeops.engines.onnx_engine import OnnxEngine
-from edgeops.engines.worker import EngineWorker
-from edgeops.errors import ArtifactError, BadRequestError, ConfigError, InferenceError
-from edgeops.serving.host import DTYPES
 
 pytestmark = pytest.mark.slow
 
@@ -252,12 +252,19 @@ def test_the_process_never_outlives_its_parent(tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))
-        started = child.cpu_times().user
-        wait_until(lambda: child.cpu_times().user > started + 0.05, 20, "the request to run")
-        process.send_signal(signal.SIGKILL)
-    wait_until(
-        lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
-        10,
-        "the engine's process to end",
-    )
+        try:
+            started = child.cpu_times().user
+            wait_until(lambda: child.cpu_times().user > started + 0.05, 20, "the request to run")
+            process.send_signal(signal.SIGKILL)
+            wait_until(lambda: _ended(child), 10, "the engine's process to end")
+        finally:
+            if not _ended(child):
+                child.kill()
     assert process.returncode == -signal.SIGKILL
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from edgeops.engines.onnx_engine import OnnxEngine
+from edgeops.serving.tensor_routes import tensor_routes
 from edgeops_testkit.graphs import (
     variant_for,
     write_identity,
@@ -13,11 +18,6 @@ from edgeops_testkit.graphs import (
     write_two_in_two_out,
 )
 from edgeops_testkit.small_host import SmallHost
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
-
-from edgeops.engines.onnx_engine import OnnxEngine
-from edgeops.serving.tensor_routes import tensor_routes
 
 LIMIT_BYTES = 64 << 10
 Serve = Callable[[str], tuple[TestClient, SmallHost]]

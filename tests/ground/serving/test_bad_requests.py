@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from edgeops_testkit.small_host import SmallHost
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+
+from edgeops_testkit.small_host import SmallHost
 
 Serve = Callable[[str], tuple[TestClient, SmallHost]]
 INFER = "/v2/models/small/infer"

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeops_testkit.small_host import SmallHost
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from starlette.types import Scope
@@ -19,6 +18,7 @@ import edgeops
 from edgeops.errors import InferenceError, RateLimitedError, UnauthenticatedError
 from edgeops.serving.host import DTYPES
 from edgeops.serving.tensor_routes import error_response, tensor_routes
+from edgeops_testkit.small_host import SmallHost
 
 Serve = Callable[[str], tuple[TestClient, SmallHost]]
 INFER = "/v2/models/small/infer"

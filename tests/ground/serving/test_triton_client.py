@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from edgeops_testkit.graphs import variant_for, write_linear
-from edgeops_testkit.http_server import serving
-from edgeops_testkit.small_host import SmallHost
 from starlette.applications import Starlette
 from tritonclient.utils import InferenceServerException
 
 from edgeops.engines.onnx_engine import OnnxEngine
 from edgeops.serving.tensor_routes import tensor_routes
+from edgeops_testkit.graphs import variant_for, write_linear
+from edgeops_testkit.http_server import serving
+from edgeops_testkit.small_host import SmallHost
 
 pytestmark = pytest.mark.slow
 

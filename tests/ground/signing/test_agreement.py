@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.bundles import make_bundle
-from edgeops_testkit.keys import KeyPair, make_keys
-from edgeops_testkit.oms import reference_accepts, seal, statement_over
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +20,9 @@ from edgeops.canonical import sha256_file
 from edgeops.errors import ArtifactError
 from edgeops.signing.keys import load_private_key
 from edgeops.signing.oms import verify_signature
+from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.keys import KeyPair, make_keys
+from edgeops_testkit.oms import reference_accepts, seal, statement_over
 
 FILES = (
     "README.md",

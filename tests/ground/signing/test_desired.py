@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from edgeops_testkit.keys import make_keys
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from edgeops.errors import AccessError, ArtifactError
 from edgeops.messages import DESIRED_CONTEXT, BundleRef, DesiredState, SignedEnvelope, encode
 from edgeops.signing.desired import open_desired, sign_desired
 from edgeops.signing.keys import PrivateKey, key_id, load_private_key
+from edgeops_testkit.keys import make_keys
 
 KEY: PrivateKey = ec.generate_private_key(ec.SECP256R1())
 STATE = DesiredState(

@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from edgeops_testkit.bundles import make_bundle
-from edgeops_testkit.keys import make_keys
-from edgeops_testkit.oms import seal, statement_over
 
 from edgeops.canonical import canonical_json, sha256_bytes
 from edgeops.errors import ArtifactError, ConfigError
@@ -28,6 +25,9 @@ from edgeops.signing.oms import (
     sign_bundle,
     verify_signature,
 )
+from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.keys import make_keys
+from edgeops_testkit.oms import seal, statement_over
 
 KEY: PrivateKey = ec.generate_private_key(ec.SECP256R1())
 OTHER: PrivateKey = ec.generate_private_key(ec.SECP256R1())

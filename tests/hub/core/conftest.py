@@ -6,16 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.hub_core import open_hub
 from fastapi.testclient import TestClient
 
 from cloud_hub.access import Services
 from cloud_hub.app import create_api_app, create_device_app
+from edgeops_testkit.hub_core import open_hub
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     with open_hub(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """One hub for all examples of a property test, which clears what it writes."""
+    with open_hub(tmp_path_factory.mktemp("hub")) as opened:
         yield opened
 
 

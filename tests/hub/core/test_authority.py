@@ -13,12 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from edgeops_testkit.hub_core import DeviceKey, csr
 
 from cloud_hub.authority import Authority, AuthorityFiles, prepare
 from cloud_hub.settings import HubSettings
 from edgeops.errors import BadRequestError, ConfigError
 from edgeops.settings import load
+from edgeops_testkit.hub_core import DeviceKey, csr
 
 
 def settings_in(folder: Path, public_host: str = "hub.example") -> HubSettings:

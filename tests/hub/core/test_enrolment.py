@@ -9,7 +9,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from edgeops_testkit.hub_core import DeviceKey, open_hub, read_token, token
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
@@ -22,6 +21,7 @@ from cloud_hub.store.database import reading
 from edgeops.clock import now_ms
 from edgeops.errors import AccessError, RateLimitedError
 from edgeops.signing.keys import public_pem
+from edgeops_testkit.hub_core import DeviceKey, open_hub, read_token, token
 
 
 def enroll(

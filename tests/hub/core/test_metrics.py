@@ -6,31 +6,19 @@ import shutil
 import subprocess
 
 import pytest
-from edgeops_testkit.hub_core import DeviceKey, token
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
 from cloud_hub.access import Services
-from cloud_hub.enrolment import enroll
 from cloud_hub.store import schema
 from cloud_hub.store.database import writing
-from edgeops.clock import now_ms
+from edgeops_testkit.hub_core import enrolled
 
 
 def add_devices(services: Services, *names: str) -> None:
-    granted = token(services, uses=len(names))
     for name in names:
-        enroll(
-            services.engine,
-            services.authority,
-            token_id=granted["id"],
-            secret=granted["secret"],
-            device=name,
-            csr_pem=DeviceKey.new().csr().encode(),
-            now_ms=now_ms(),
-            on_revoked=lambda device: None,
-        )
+        enrolled(services, name)
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
-from edgeops_testkit.hub_core import DeviceKey, open_hub, token
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from cloud_hub.access import Services
 from cloud_hub.app import create_api_app, create_device_app
-from cloud_hub.enrolment import enroll
 from cloud_hub.tls import PEER
-from edgeops.clock import now_ms
+from edgeops_testkit.hub_core import enrolled, open_hub
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
 BOUNDED = settings(
@@ -41,19 +40,10 @@ def operators_schema(hub: Services) -> Any:
 @pytest.fixture
 def devices_schema(hub: Services) -> Any:
     """The devices' application as a device with a certificate meets it (see cloud_hub/tls.py)."""
-    key, granted = DeviceKey.new(), token(hub)
-    issued = enroll(
-        hub.engine,
-        hub.authority,
-        token_id=granted["id"],
-        secret=granted["secret"],
-        device=f"device-{granted['id'][:8]}",
-        csr_pem=key.csr().encode(),
-        now_ms=now_ms(),
-        on_revoked=lambda device: None,
-    )
+    name = f"device-{secrets.token_hex(4)}"
+    _, issued = enrolled(hub, name)
     app = create_device_app(hub)
-    peer = {"device": f"device-{granted['id'][:8]}", "serial": issued.serial}
+    peer = {"device": name, "serial": issued.serial}
 
     async def with_certificate(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "extensions": {PEER: peer}} if scope["type"] == "http" else scope, receive, send)

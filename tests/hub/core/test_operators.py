@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.hub_core import open_hub
 from fastapi.testclient import TestClient
 from starlette.routing import Route
 
@@ -17,6 +16,7 @@ from cloud_hub.app import create_api_app
 from cloud_hub.store.database import reading, writing
 from edgeops.clock import now_ms
 from edgeops.errors import UnauthenticatedError
+from edgeops_testkit.hub_core import open_hub
 
 # Path parameters that not every name fits.
 VALUES = {"{sha256}": "a" * 64, "{version}": "1.0.0", "{alias}": "prod"}
@@ -116,14 +116,17 @@ def small(tmp_path: Path) -> Iterator[TestClient]:
 
 def test_too_large_a_request_is_refused(small: TestClient) -> None:
     body = json.dumps({"sha256": ["a" * 64] * 100}).encode()
-    assert small.post("/api/v1/blobs/missing", content=body).status_code == 413
+    kind = {"Content-Type": "application/json"}
+    assert small.post("/api/v1/blobs/missing", content=body[:1000], headers=kind).status_code == 400
+    assert small.post("/api/v1/blobs/missing", content=body, headers=kind).status_code == 413
 
     def unannounced() -> Iterator[bytes]:
         for start in range(0, len(body), 500):
             yield body[start : start + 500]
 
     # Without a length it is counted on the way, so the framework reports it as a body that broke off.
-    assert small.post("/api/v1/blobs/missing", content=unannounced()).status_code in (400, 413)
+    broken_off = small.post("/api/v1/blobs/missing", content=unannounced(), headers=kind)
+    assert broken_off.status_code in (400, 413)
     assert small.put("/api/v1/blobs/" + "a" * 64, content=bytes(1 << 21)).status_code == 413
     assert small.put("/api/v1/blobs/" + "a" * 64, content=bytes(1 << 19)).status_code == 422
 

@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.bundles import make_bundle
-from edgeops_testkit.hub_core import listening, open_hub, read_token
-from edgeops_testkit.waiting import free_port
 
 from cloud_hub.access import Services
 from cloud_hub.app import create_api_app
@@ -20,6 +17,9 @@ from cloud_hub.client import HubClient
 from edgeops.canonical import sha256_file
 from edgeops.errors import ArtifactError, ConflictError, TransportError, UnauthenticatedError
 from edgeops.signing.keys import load_public_key
+from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.hub_core import listening, open_hub, read_token
+from edgeops_testkit.waiting import free_port
 
 EDGEOPS = str(Path(sys.executable).with_name("edgeops"))
 

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeops_testkit.bundles import make_bundle
-from edgeops_testkit.hub_core import bundle_blobs
-from edgeops_testkit.oms import seal, statement_over
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
@@ -24,6 +21,9 @@ from edgeops.canonical import canonical_json, sha256_bytes
 from edgeops.errors import ConflictError
 from edgeops.signing.keys import load_private_key, new_key
 from edgeops.signing.oms import sign_bundle
+from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.hub_core import bundle_blobs
+from edgeops_testkit.oms import seal, statement_over
 
 
 @pytest.fixture

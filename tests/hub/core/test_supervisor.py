@@ -16,7 +16,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from edgeops_testkit.waiting import free_port, wait_until
 
 from cloud_hub.access import read_operator_token
 from cloud_hub.broker import running_pid
@@ -24,6 +23,7 @@ from cloud_hub.prepare import prepare
 from cloud_hub.settings import HubSettings
 from edgeops.errors import ConfigError
 from edgeops.settings import load
+from edgeops_testkit.waiting import free_port, wait_until
 
 EDGEOPS = str(Path(sys.executable).with_name("edgeops"))
 READY_TIMEOUT_S = 120

@@ -12,19 +12,19 @@ from typing import Any
 
 import httpx
 import pytest
-from edgeops_testkit.hub_core import DeviceKey, listening, open_hub, token
-from edgeops_testkit.waiting import free_port, wait_until
 
 from cloud_hub.access import Services
 from cloud_hub.app import create_device_app
 from cloud_hub.authority import Authority, IssuedCertificate, prepare
-from cloud_hub.enrolment import enroll, revoke
+from cloud_hub.enrolment import revoke
 from cloud_hub.settings import HubSettings
 from cloud_hub.tls import bind
 from edgeops.canonical import sha256_bytes
 from edgeops.clock import now_ms
 from edgeops.errors import ConfigError
 from edgeops.settings import load
+from edgeops_testkit.hub_core import DeviceKey, enrolled, listening, open_hub
+from edgeops_testkit.waiting import free_port, wait_until
 
 BLOB = bytes(range(256)) * 5000
 
@@ -36,21 +36,6 @@ def hub(tmp_path: Path) -> Iterator[Services]:
         settings = services.settings
         with listening(create_device_app(services), settings.device_port, services.authority.files.server):
             yield services
-
-
-def enrolled(services: Services, name: str) -> tuple[DeviceKey, IssuedCertificate]:
-    key, granted = DeviceKey.new(), token(services)
-    issued = enroll(
-        services.engine,
-        services.authority,
-        token_id=granted["id"],
-        secret=granted["secret"],
-        device=name,
-        csr_pem=key.csr().encode(),
-        now_ms=now_ms(),
-        on_revoked=lambda device: None,
-    )
-    return key, issued
 
 
 def client(

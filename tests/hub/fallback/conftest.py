@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.gateway import DeviceFiles, RunningGateway, enrol, make_and_publish, running_gateway
-from edgeops_testkit.hub_core import open_hub
 
 from cloud_hub.access import Services
+from edgeops_testkit.gateway import DeviceFiles, RunningGateway, enrol, make_and_publish, running_gateway
+from edgeops_testkit.hub_core import open_hub
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.gateway import make_and_publish, set_lifecycle
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
@@ -15,6 +14,7 @@ from cloud_hub.fallback.catalog import Catalog, precedence
 from cloud_hub.store import schema
 from cloud_hub.store.database import writing
 from edgeops.errors import NotFoundError
+from edgeops_testkit.gateway import make_and_publish, set_lifecycle
 
 # https://semver.org, section 11, and a few more.
 PRE_RELEASES = ["alpha", "alpha.1", "alpha.beta", "beta", "beta.2", "beta.11", "rc.1"]

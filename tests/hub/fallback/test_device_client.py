@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from edgeops_testkit.bundles import CLOUD_VARIANT, digits_data
-from edgeops_testkit.gateway import enrol, make_and_publish, running_gateway
-from edgeops_testkit.hub_core import open_hub
 from sqlalchemy import text
 
 from cloud_hub.store.database import writing
 from device_agent.serving.fallback_client import CloudAnswer, Gateway
 from edgeops.errors import TransportError
 from edgeops.serving.host import InferRequest
+from edgeops_testkit.bundles import CLOUD_VARIANT, digits_data
+from edgeops_testkit.gateway import enrol, make_and_publish, running_gateway
+from edgeops_testkit.hub_core import open_hub
 
 pytestmark = pytest.mark.slow
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from edgeops_testkit.graphs import variant_for, write_counting, write_deadly, write_divide, write_linear
-from edgeops_testkit.waiting import wait_until_async
 
 from cloud_hub.blobs import BlobStore
 from cloud_hub.fallback.catalog import Served
 from cloud_hub.fallback.engines import EnginePool, OverloadedError
 from edgeops.errors import ArtifactError, InferenceError
 from edgeops.manifest import Manifest, ManifestFields, TensorSpec
+from edgeops_testkit.graphs import variant_for, write_counting, write_deadly, write_divide, write_linear
+from edgeops_testkit.waiting import wait_until_async
 
 pytestmark = pytest.mark.slow
 

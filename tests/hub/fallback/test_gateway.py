@@ -13,6 +13,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import tritonclient.http as triton
+from sqlalchemy import select
+
+from cloud_hub.access import Services
+from cloud_hub.certificates import client_certificate, new_key, self_signed
+from cloud_hub.store import schema
+from cloud_hub.store.database import reading
+from edgeops.errors import ConfigError
 from edgeops_testkit.bundles import CLASSES, CLOUD_VARIANT, digits_data
 from edgeops_testkit.gateway import (
     enrol,
@@ -25,13 +32,6 @@ from edgeops_testkit.gateway import (
 )
 from edgeops_testkit.hub_core import DeviceKey, open_hub
 from edgeops_testkit.waiting import wait_until
-from sqlalchemy import select
-
-from cloud_hub.access import Services
-from cloud_hub.certificates import client_certificate, new_key, self_signed
-from cloud_hub.store import schema
-from cloud_hub.store.database import reading
-from edgeops.errors import ConfigError
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.hub_core import open_hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, select, text
@@ -19,6 +18,7 @@ from cloud_hub.fallback.ledger import REASONS, Ledger, _upsert, require_reason
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading, writing
 from edgeops.errors import BadRequestError
+from edgeops_testkit.hub_core import open_hub
 
 table = schema.fallback_minutes
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.bundles import make_bundle
-from edgeops_testkit.hub_core import open_hub
-from edgeops_testkit.hub_fleet import FleetHub
 from fastapi.testclient import TestClient
 
 from cloud_hub.app import create_api_app
 from edgeops.messages import BundleRef
+from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.hub_core import open_hub
+from edgeops_testkit.hub_fleet import FleetHub
 
 DEVICES = {f"d{number}": ("north", "south", "east")[number % 3] for number in range(6)}
 

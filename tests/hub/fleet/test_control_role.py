@@ -9,11 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.bundles import make_bundle
-from edgeops_testkit.hub_core import open_hub
-from edgeops_testkit.hub_fleet import FleetHub
-from edgeops_testkit.hub_mqtt import DeviceClient, MqttHub, mqtt_hub
-from edgeops_testkit.waiting import wait_until_async
 
 from cloud_hub import control, rollouts
 from cloud_hub.settings import HubSettings
@@ -23,6 +18,11 @@ from edgeops.errors import ConfigError, TransportError
 from edgeops.messages import DeviceState, ReportedState, RunningBundle, UpdateStatus, encode
 from edgeops.signing.desired import open_desired
 from edgeops.topics import topic
+from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.hub_core import open_hub
+from edgeops_testkit.hub_fleet import FleetHub
+from edgeops_testkit.hub_mqtt import DeviceClient, MqttHub, mqtt_hub
+from edgeops_testkit.waiting import wait_until_async
 from fleet.rollout_types import Spec
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from edgeops_testkit.hub_fleet import FleetHub
-from edgeops_testkit.http_server import serving
 
 from cloud_hub.app import create_api_app
 from cloud_hub.commands.fleet import fleet
 from edgeops.errors import EdgeopsError, IllegalTransitionError
+from edgeops_testkit.http_server import serving
+from edgeops_testkit.hub_fleet import FleetHub
 
 DEVICES = [f"d{number}" for number in range(6)]
 

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from edgeops_testkit.hub_fleet import FleetHub, images
 from fastapi.testclient import TestClient
 from rich.console import Console
 
 from cloud_hub import fleet_tables
+from edgeops_testkit.hub_fleet import FleetHub, images
 
 DEVICES = [f"d{number}" for number in range(6)]
 

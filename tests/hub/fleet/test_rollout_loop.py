@@ -6,7 +6,6 @@ import json
 
 import msgspec
 import pytest
-from edgeops_testkit.hub_fleet import FleetHub
 from sqlalchemy import event
 
 from cloud_hub import rollouts
@@ -14,6 +13,7 @@ from cloud_hub.store.database import reading, writing
 from edgeops.errors import ConflictError
 from edgeops.messages import BundleRef
 from edgeops.signing.desired import open_desired
+from edgeops_testkit.hub_fleet import FleetHub
 from fleet.rollout_types import Rollout, Spec, State, parse_spec
 
 DEVICES = [f"d{number}" for number in range(6)]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from edgeops_testkit.hub_mqtt import MqttHub, mqtt_hub
 
 

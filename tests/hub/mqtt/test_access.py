@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.hub_core import DeviceKey
-from edgeops_testkit.hub_mqtt import DeviceClient, DeviceFiles, MqttHub
-from edgeops_testkit.waiting import wait_until
 
 from cloud_hub.mqtt import HubLink
 from edgeops.errors import BadRequestError
 from edgeops.topics import CHANNELS, DEVICE_READS, DEVICE_WRITES, Channel, topic
+from edgeops_testkit.hub_core import DeviceKey
+from edgeops_testkit.hub_mqtt import DeviceClient, DeviceFiles, MqttHub
+from edgeops_testkit.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from edgeops_testkit.hub_core import open_hub
-from edgeops_testkit.hub_mqtt import DeviceClient, MqttHub
-from edgeops_testkit.waiting import wait_until
 
 from cloud_hub import broker_files
 from cloud_hub.broker import Broker, find_mosquitto, running_pid
@@ -22,6 +19,9 @@ from cloud_hub.settings import HubSettings
 from edgeops.errors import ConfigError, TransportError
 from edgeops.messages import MAX_MESSAGE_BYTES
 from edgeops.topics import topic
+from edgeops_testkit.hub_core import open_hub
+from edgeops_testkit.hub_mqtt import DeviceClient, MqttHub
+from edgeops_testkit.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[3] / "deploy" / "mosquitto"
 
@@ -88,15 +88,17 @@ sys.stdin.read()
             assert earlier.stdout is not None
             left_behind = int(earlier.stdout.readline())
             earlier.kill()
-        assert not gone(left_behind)
         broker = Broker(settings)
-        broker.start()
         try:
+            assert not gone(left_behind)
+            broker.start()
             broker.wait_ready()
             assert gone(left_behind)
             assert broker.pid == running_pid(settings) != left_behind
         finally:
             broker.stop()
+            if not gone(left_behind):
+                os.kill(left_behind, signal.SIGKILL)
 
 
 @pytest.mark.slow

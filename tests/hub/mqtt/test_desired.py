@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from edgeops_testkit.hub_mqtt import BUNDLE, DeviceClient, MqttHub
-from edgeops_testkit.waiting import wait_until
 from sqlalchemy import insert, update
 
 from cloud_hub.broker_files import broker_folder
@@ -23,6 +21,8 @@ from edgeops.errors import ConflictError, NotFoundError
 from edgeops.messages import BundleRef
 from edgeops.signing.desired import open_desired
 from edgeops.topics import topic
+from edgeops_testkit.hub_mqtt import BUNDLE, DeviceClient, MqttHub
+from edgeops_testkit.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,6 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from edgeops_testkit.hub_mqtt import DeviceClient, IngestProcess, MqttHub, ingest_process, window
-from edgeops_testkit.waiting import wait_until
 from paho.mqtt.enums import MQTTErrorCode
 
 from cloud_hub.ingest import Instance
@@ -16,6 +14,8 @@ from cloud_hub.store.database import writing
 from edgeops.errors import TransportError
 from edgeops.messages import DeviceState, Event, ReportedState, UpdateStatus, encode
 from edgeops.topics import topic
+from edgeops_testkit.hub_mqtt import DeviceClient, IngestProcess, MqttHub, ingest_process, window
+from edgeops_testkit.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from edgeops_testkit.hub_mqtt import BUNDLE, window
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +34,7 @@ from edgeops.messages import (
     encode,
 )
 from edgeops.sketches import kll_of, profile_of
+from edgeops_testkit.hub_mqtt import BUNDLE, window
 
 GOOD = window("north-1", 5)
 PROFILE = GOOD.features["mean"]

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from edgeops_testkit.hub_mqtt import window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, insert, select, update
@@ -20,6 +19,7 @@ from cloud_hub.store.database import open_database, reading, writing
 from cloud_hub.store.migrate import upgrade
 from edgeops.messages import DeviceState, Event, ReportedState, UpdateStatus, encode
 from edgeops.topics import topic
+from edgeops_testkit.hub_mqtt import window
 
 NOW_MS = 1_700_000_000_000
 DEVICES = ("north-1", "north-2")
