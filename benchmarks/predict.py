@@ -67,8 +67,8 @@ def run(quick: bool) -> Table:
         columns=_COLUMNS,
         rows=rows,
         command="python -m benchmarks predict",
-        aim="Under 5 µs added at p50.",
-        seen=f"{p50:.2f} µs added at p50.",
+        aim="under 5 µs added at p50",
+        seen=f"{p50:.2f} µs added at p50",
         notes=(
             "Calls of the two paths alternate, each is timed, and the ring is drained as the agent does it.",
             "The HTTP clients share the machine's cores with the server; JSON, batch 1, keep-alive.",

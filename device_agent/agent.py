@@ -38,6 +38,8 @@ from device_agent.updater import Hands, StateFile, Updater
 from edgeops import clock
 
 _log = logging.getLogger(__name__)
+# A process that was started a moment before its agent was killed is not on record yet.
+_PORT_WAIT_S = 1.0
 
 
 async def run_agent(settings: AgentSettings, *, serving_command: Sequence[str] = COMMAND) -> None:
@@ -51,13 +53,16 @@ async def run_agent(settings: AgentSettings, *, serving_command: Sequence[str] =
     layout.make()
     with layout.lock(), contextlib.ExitStack() as stack:
         identity = load_identity(layout.identity)
-        left = leftovers.living(layout.run)
-        if left:
-            # They drain since their agent died; until they have, one of them may hold the port.
-            await asyncio.to_thread(leftovers.end, left, settings.drain_timeout_s)
         admin = listening_socket(settings.admin_host, settings.admin_port, "admin_port")
         stack.callback(admin.close)
-        listener = Listener(settings.listen_host, settings.listen_port)
+        # Processes of an agent that was killed drain by themselves. They let go of the port at once and of
+        # their connections by and by, so there is no need to wait for their end.
+        left = leftovers.living(layout.run)
+        ending = asyncio.create_task(asyncio.to_thread(leftovers.end, left, settings.drain_timeout_s))
+        wait_s = settings.drain_timeout_s + _PORT_WAIT_S if left else _PORT_WAIT_S
+        listener = await asyncio.to_thread(
+            Listener, settings.listen_host, settings.listen_port, wait_s=wait_s
+        )
         stack.callback(listener.close)
         spool = Spool(layout.spool_file, identity.device, size_bytes=settings.spool_size_bytes)
         stack.callback(spool.close)
@@ -67,6 +72,7 @@ async def run_agent(settings: AgentSettings, *, serving_command: Sequence[str] =
         stack.callback(collector.close)
         agent = _Agent(settings, layout, identity, spool, collector, listener, serving_command)
         await agent.run(admin, notifier)
+        await ending
 
 
 class _Agent:

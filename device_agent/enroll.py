@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import json
 import shutil
 import ssl
@@ -19,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from device_agent import hub_api
@@ -171,17 +171,17 @@ def _fetch_ca(token: Token, timeout_s: float) -> bytes:
     unverified.verify_mode = ssl.CERT_NONE
     pem = hub_api.call(token.url, "/device/v1/ca", context=unverified, timeout_s=timeout_s)
     try:
-        der = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
+        certificate = x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise TransportError(f"{token.url} did not answer with a certificate.", subject=token.url) from error
-    if not hmac.compare_digest(hashlib.sha256(der).hexdigest(), token.ca_sha256):
+    if certificate.fingerprint(hashes.SHA256()).hex() != token.ca_sha256:
         raise AccessError(
             f"The hub at {token.url} is not the one that made this token.",
             remedy="Somebody may be in between; if the hub was set up anew, get a new token.",
             subject=token.url,
         )
     # Only what was compared: the answer may hold more certificates behind the first.
-    return ssl.DER_cert_to_PEM_cert(der).encode()
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _ask(

@@ -35,11 +35,13 @@ class WatchedFile(StateFile):
     def __init__(self, path: Path, looks: dict[Phase, Callable[[], None]]) -> None:
         super().__init__(path)
         self.chain: list[str] = []
+        self.saved = False
         self._last = self.load().phase
         self._looks = looks
 
     def save(self, state: UpdateState) -> None:
         super().save(state)
+        self.saved = True
         if state.phase != self._last:
             self.chain.append(state.phase)
             self._last = state.phase
@@ -122,7 +124,9 @@ class Shell:
         ended = False
         try:
             await wait_until_async(
-                lambda: running.done() or until(updater.state), 30, f"the update; so far {file.chain}"
+                lambda: running.done() or (file.saved and until(updater.state)),
+                30,
+                f"the update; so far {file.chain}",
             )
             ended = running.done()
             self.served = None if ended else await asyncio.to_thread(self._ask)

@@ -112,6 +112,7 @@ def test_opening_again_gives_the_same_authority(tmp_path: Path) -> None:
     assert first.files.server.certificate.read_bytes() == again.files.server.certificate.read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = set(pool.map(_fingerprint, [tmp_path] * 8))

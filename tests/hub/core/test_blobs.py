@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_hub.blobs import BlobStore, StorageFullError, TooLargeError
@@ -24,6 +24,7 @@ def files_in(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
 
 
+@settings(deadline=None)
 @given(chunks=st.lists(st.binary(max_size=300), max_size=6))
 def test_what_was_put_can_be_read(tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes]) -> None:
     store = BlobStore(tmp_path_factory.mktemp("blobs"), 1 << 20)

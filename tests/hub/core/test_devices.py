@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, update
 
@@ -136,6 +136,7 @@ def test_totals_are_of_all_windows(services: Services, operators: TestClient) ->
     }
 
 
+@settings(deadline=None)
 @given(
     sessions=st.dictionaries(
         st.integers(1, 3), st.dictionaries(st.integers(1, 12), st.booleans(), min_size=1), max_size=3

@@ -53,7 +53,7 @@ def client(
     return httpx.Client(base_url=url, verify=context, trust_env=False, timeout=20)
 
 
-def refused(device: httpx.Client, how: str = "") -> None:
+def refused(device: httpx.Client, how: str | None = None) -> None:
     """The connection itself fails: no HTTP answer comes at all."""
     with pytest.raises(httpx.TransportError, match=how):
         device.get("/device/v1/ca")
