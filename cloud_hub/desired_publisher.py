@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from sqlalchemy import Engine
@@ -49,10 +50,10 @@ class DesiredPublisher:
             while True:
                 self._wake.clear()
                 await asyncio.to_thread(self.publish_pending)
-                try:
-                    await asyncio.wait_for(self._wake.wait(), POLL_INTERVAL_S)
-                except TimeoutError:
-                    continue
+                # Not wait_for, which in Python 3.11 can swallow a cancellation (cpython issue 86296).
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_INTERVAL_S):
+                        await self._wake.wait()
         finally:
             await asyncio.to_thread(self._link.close)
 

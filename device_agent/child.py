@@ -107,7 +107,8 @@ class Child:
         else:
             await self._send(Drain())
         try:
-            await asyncio.wait_for(self.wait(), self.start_message.drain_timeout_s + KILL_AFTER_S)
+            async with asyncio.timeout(self.start_message.drain_timeout_s + KILL_AFTER_S):
+                await self.wait()
         except TimeoutError:
             self.kill()
             await self.wait()
@@ -149,7 +150,8 @@ class Child:
         if self._reader is None:
             raise RuntimeError("the process was not started")
         try:
-            line = await asyncio.wait_for(self._reader.readline(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                line = await self._reader.readline()
             message = decode_line(line) if line else None
         except TimeoutError:
             slow = InferenceError(f"The serving process took longer than {timeout_s:g} s for {doing}.")

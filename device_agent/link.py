@@ -188,8 +188,11 @@ class Link:
             timeout = None
             if self._sent:
                 timeout = max(0.05, min(self._sent.values()) + self._terms.ack_timeout_s - time.monotonic())
+            # Not wait_for: in Python 3.11 that can swallow a cancellation which comes with the wake-up
+            # (https://github.com/python/cpython/issues/86296), and the sender would outlive its connection.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
 
     def _send_again_what_is_late(self) -> None:
         """One late entry takes all that are on their way back to the start, so that order is kept."""

@@ -108,7 +108,8 @@ class MqttConnection:
 
     async def _answer(self, future: asyncio.Future[None], what: str) -> None:
         try:
-            await asyncio.wait_for(future, self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await future
         except TimeoutError:
             raise TransportError(f"The broker did not answer in time to {what}.") from None
 
