@@ -24,11 +24,12 @@ from fleet.alerts import (
     DRIFT,
     Measurement,
     offline_measurement,
+    persistent,
     reconcile,
     revoked_measurement,
 )
 from fleet.drift import Distance, Reference
-from fleet.drift_verdict import DriftScore, Place, drift_measurement, gone_measurement, judge_drift
+from fleet.drift_verdict import DriftScore, Least, Place, drift_measurement, gone_measurement, judge_drift
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class _Running:
 
 
 class Monitor:
-    """The loop's memory between ticks: only what can be read again from the database."""
+    """The loop's memory between ticks: only what can be read again from the database, or is counted again
+    within a few ticks (how often in a row something was found true)."""
 
     def __init__(self, engine: Engine, blobs: BlobStore, settings: HubSettings) -> None:
         self._engine = engine
@@ -74,6 +76,7 @@ class Monitor:
         self._settings = settings
         self._cache = ProfileCache(round(settings.drift_span_s * 1000))
         self._models: dict[str, _Model] = {}
+        self._streaks: dict[str, int] = {}
 
     def tick(self, now_ms: int) -> tuple[DriftScore, ...]:
         """Takes in what came, judges everything, writes it down; returns the scores."""
@@ -81,12 +84,15 @@ class Monitor:
         with reading(self._engine) as connection:
             running = _Running.read(connection)
         distances = self._distances(running, now_ms)
-        scores = judge_drift(distances, self._settings.drift_false_discovery_rate)
+        least = Least(self._settings.drift_least_ks, self._settings.drift_least_psi)
+        scores = judge_drift(distances, self._settings.drift_false_discovery_rate, least)
         with writing(self._engine) as connection:
             _write_scores(connection, scores, now_ms)
             known = open_alerts(connection, (DRIFT.name, DEVICE_OFFLINE.name))
-            measured = self._measurements(connection, scores, known, running, now_ms)
+            found = self._measurements(connection, scores, known, running, now_ms)
+            streaks, measured = persistent(self._streaks, known.keys(), found)
             apply_changes(connection, reconcile(as_open(known.values()), measured, now_ms), now_ms)
+        self._streaks = streaks
         return scores
 
     def _read_windows(self, now_ms: int) -> None:

@@ -58,6 +58,9 @@ class HubSettings(Settings):
     drift_span_s: float = Field(600.0, gt=0)
     # The share of false drift alarms (over features and sites together) that is accepted.
     drift_false_discovery_rate: float = Field(0.01, gt=0, lt=1)
+    # Distances below these are no drift, however significant: with enough requests everything is.
+    drift_least_ks: float = Field(0.1, ge=0, lt=1)
+    drift_least_psi: float = Field(0.1, ge=0)
     # A device that is offline for longer than this raises an alert.
     offline_alert_s: float = Field(120.0, gt=0)
 

@@ -1,15 +1,15 @@
 """Alert rules: from what was measured to alerts that open, stay and resolve.
 
-An alert has a key; at most one with the same key is open. It opens when its condition is measured as true and
-resolves when it is measured as clear after the rule's whole quiet time, or at once when what it is about is
-gone. In between, neither true nor clear, it stays as it is; so does an alert that nothing was measured for,
-since missing data proves nothing.
+An alert has a key; at most one with the same key is open. It opens when its condition was measured as true
+as many times in a row as its rule asks for. It resolves when it is measured as clear after the rule's whole
+quiet time, or at once when what it is about is gone. In between, neither true nor clear, it stays as it is;
+so does an alert that nothing was measured for, since missing data proves nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Severity = Literal["warning", "critical"]
@@ -19,14 +19,16 @@ Reading = Literal["true", "between", "clear", "gone"]
 @dataclass(frozen=True)
 class Rule:
     """A kind of alert that is measured over and over. A clear reading resolves it when the last true one
-    lies `quiet_ms` back."""
+    lies `quiet_ms` back. It takes `opens_after` true readings in a row to open one."""
 
     name: str
     severity: Severity
     quiet_ms: int
+    opens_after: int = 1
 
 
-DRIFT = Rule("drift", "warning", 60_000)
+# A level that holds for one look does not hold for hundreds of them, so one alarm is not enough.
+DRIFT = Rule("drift", "warning", 60_000, opens_after=3)
 DEVICE_OFFLINE = Rule("device_offline", "warning", 0)
 
 
@@ -61,6 +63,25 @@ class Change:
 
     act: Literal["open", "update", "resolve"]
     measurement: Measurement
+
+
+def persistent(
+    streaks: Mapping[str, int], open_keys: Collection[str], measurements: Iterable[Measurement]
+) -> tuple[dict[str, int], tuple[Measurement, ...]]:
+    """The measurements with every true reading that may not open its alert yet turned into "between".
+
+    `streaks` counts, by key, the true readings in a row up to now; the new counts come back with the
+    measurements. What was not measured has no streak any more. Open alerts need none.
+    """
+    counted: dict[str, int] = {}
+    held: list[Measurement] = []
+    for each in measurements:
+        too_early = False
+        if each.reading == "true":
+            counted[each.key] = streaks.get(each.key, 0) + 1
+            too_early = each.key not in open_keys and counted[each.key] < each.rule.opens_after
+        held.append(replace(each, reading="between") if too_early else each)
+    return counted, tuple(held)
 
 
 def reconcile(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fleet.alerts import DRIFT, Measurement, Reading
@@ -12,6 +12,8 @@ from fleet.significance import discovery_level, is_judgeable, p_value, threshold
 # An open alert begins to resolve when both p-values are above this: plainly back to usual, not just below
 # the alarm.
 CLEAR_LEVEL = 0.05
+# Or when both distances are well below their thresholds, however significant.
+CLEAR_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Place:
 @dataclass(frozen=True)
 class DriftScore:
     """The verdict on one place. `drifted`: KS or PSI reached its threshold, which stands for the level that
-    holds the false discovery rate over all places judged with it."""
+    holds the false discovery rate over its family, or for the least distance that matters."""
 
     place: Place
     distance: Distance
@@ -43,28 +45,47 @@ class DriftScore:
     drifted: bool
 
 
-def judge_drift(distances: Sequence[tuple[Place, Distance]], rate: float) -> tuple[DriftScore, ...]:
-    """Scores of all places with enough values (`significance.is_judgeable`), judged as one family.
+@dataclass(frozen=True)
+class Least:
+    """The smallest distances that matter in practice. With enough values any difference is significant, so
+    a threshold never lies below these."""
 
-    `rate` is the expected share of false alarms among all alarms of one look.
+    ks: float
+    psi: float
+
+
+def judge_drift(
+    distances: Sequence[tuple[Place, Distance]], rate: float, least: Least
+) -> tuple[DriftScore, ...]:
+    """Scores of all places with enough values (`significance.is_judgeable`).
+
+    The features of one bundle at one site are a family: among the alarms of a look the expected share of
+    false ones is at most `rate` over all families together. They share it out evenly, so that a site whose
+    features all drift does not make the others' thresholds laxer.
     """
-    judged = [(place, distance) for place, distance in distances if is_judgeable(distance)]
-    if not judged:
-        return ()
-    p_values = [(p_value("ks", distance), p_value("psi", distance)) for _, distance in judged]
+    families: dict[tuple[str, str], list[tuple[Place, Distance]]] = {}
+    for place, distance in distances:
+        if is_judgeable(distance):
+            families.setdefault((place.digest, place.site), []).append((place, distance))
+    scores = [score for family in families.values() for score in _judge(family, rate / len(families), least)]
+    return tuple(scores)
+
+
+def _judge(family: Sequence[tuple[Place, Distance]], rate: float, least: Least) -> Iterator[DriftScore]:
+    p_values = [(p_value("ks", distance), p_value("psi", distance)) for _, distance in family]
     level = discovery_level([p for pair in p_values for p in pair], rate)
-    return tuple(
-        DriftScore(
+    for (place, distance), (ks_p, psi_p) in zip(family, p_values, strict=True):
+        ks_threshold = max(least.ks, threshold("ks", distance, level))
+        psi_threshold = max(least.psi, threshold("psi", distance, level))
+        yield DriftScore(
             place=place,
             distance=distance,
             ks_p=ks_p,
             psi_p=psi_p,
-            ks_threshold=threshold("ks", distance, level),
-            psi_threshold=threshold("psi", distance, level),
-            drifted=min(ks_p, psi_p) <= level,
+            ks_threshold=ks_threshold,
+            psi_threshold=psi_threshold,
+            drifted=distance.ks >= ks_threshold or distance.psi >= psi_threshold,
         )
-        for (place, distance), (ks_p, psi_p) in zip(judged, p_values, strict=True)
-    )
 
 
 def drift_measurement(score: DriftScore, model_label: str) -> Measurement:
@@ -73,7 +94,9 @@ def drift_measurement(score: DriftScore, model_label: str) -> Measurement:
     reading: Reading = "between"
     if score.drifted:
         reading = "true"
-    elif min(score.ks_p, score.psi_p) > CLEAR_LEVEL:
+    elif min(score.ks_p, score.psi_p) > CLEAR_LEVEL or (
+        distance.ks < CLEAR_SHARE * score.ks_threshold and distance.psi < CLEAR_SHARE * score.psi_threshold
+    ):
         reading = "clear"
     return Measurement(
         rule=DRIFT,

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import uvloop
 
 from cloud_hub import enrolment, registry
 from cloud_hub.access import Services
@@ -148,7 +149,7 @@ def running_gateway(services: Services) -> Iterator[RunningGateway]:
         ready.set()
 
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
     thread.start()
     assert ready.wait(30), "the gateway did not start"
     gateway = RunningGateway(services)

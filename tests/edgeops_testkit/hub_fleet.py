@@ -34,6 +34,7 @@ from edgeops.sketches import kll_of, profile_of
 from edgeops.topics import Channel, topic
 from edgeops_testkit.bundles import digits_data
 from edgeops_testkit.hub_core import DeviceKey, bundle_blobs, token
+from fleet.alerts import DRIFT
 
 START_MS = 1_800_000_000_000
 Array = npt.NDArray[np.floating]
@@ -191,6 +192,11 @@ class FleetHub:
         """One turn of the monitor loop, `seconds` later."""
         self.now_ms += round(seconds * 1000)
         self.monitor.tick(self.now_ms)
+
+    def look_again_and_again(self, seconds: float = 10.0) -> None:
+        """As many turns as an alert about drift takes to open, in `seconds` together."""
+        for _ in range(DRIFT.opens_after):
+            self.look(seconds / DRIFT.opens_after)
 
     def rows(self, table: str) -> list[dict[str, object]]:
         """Every row of a table, by id where it has one."""

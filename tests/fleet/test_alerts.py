@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.alerts import Measurement, OpenAlert, Reading, Rule, offline_measurement, reconcile
+from fleet.alerts import (
+    Measurement,
+    OpenAlert,
+    Reading,
+    Rule,
+    offline_measurement,
+    persistent,
+    reconcile,
+)
 
 RULE = Rule("too_hot", "warning", quiet_ms=100)
 
@@ -43,6 +53,25 @@ def test_what_is_gone_resolves_at_once() -> None:
 
 def test_what_was_not_measured_stays() -> None:
     assert reconcile(OPEN, [measured("clear", "too_hot/b")], 99_999) == ()
+
+
+PATIENT = Rule("too_hot", "warning", quiet_ms=100, opens_after=3)
+
+
+@given(st.lists(st.sampled_from(["true", "between", "clear", "missing"]), max_size=30))
+def test_only_true_readings_in_a_row_open_an_alert(readings: list[str]) -> None:
+    streaks: dict[str, int] = {}
+    in_a_row = 0
+    for reading in readings:
+        found = [] if reading == "missing" else [replace(measured(reading), rule=PATIENT)]  # type: ignore[arg-type]
+        streaks, held = persistent(streaks, (), found)
+        in_a_row = in_a_row + 1 if reading == "true" else 0
+        assert [each.reading == "true" for each in held] == [in_a_row >= 3] * len(found)
+
+
+def test_an_open_alert_needs_no_streak() -> None:
+    _, held = persistent({}, {"too_hot/a"}, [replace(measured("true"), rule=PATIENT)])
+    assert held[0].reading == "true"
 
 
 @given(st.lists(st.tuples(st.sampled_from(["true", "between", "clear"]), st.integers(1, 80)), max_size=40))

@@ -14,7 +14,7 @@ from edgeops.profiles import reference_feature
 from edgeops.sketches import Sketch, kll_of
 from fleet import calibrate_drift, drift_table
 from fleet.drift import Distance, Reference
-from fleet.drift_verdict import Place, drift_measurement, judge_drift
+from fleet.drift_verdict import Least, Place, drift_measurement, judge_drift
 from fleet.significance import MIN_COUNT, discovery_level, is_judgeable, p_value, threshold
 
 Array = npt.NDArray[np.float64]
@@ -161,6 +161,9 @@ def test_the_discovery_level_is_benjamini_and_yekutieli_s(p: list[float], rate: 
     assert ((np.array(p) <= level) == (adjusted <= rate))[clear].all()
 
 
+NO_LEAST = Least(ks=0.0, psi=0.0)
+
+
 def place(site: str, feature: str) -> Place:
     return Place("digits", "a" * 64, site, feature)
 
@@ -175,7 +178,7 @@ def test_many_features_at_many_sites_stay_calm_and_the_shifted_one_is_named() ->
                 reference = Reference(reference_feature(normal(rng, 1_000)))
                 shift = 0.5 if (site, feature) == ("south", "c") else 0.0
                 found.append((place(site, feature), reference.distance(sketch_of(normal(rng, 800) + shift))))
-        drifted = {score.place for score in judge_drift(found, 0.01) if score.drifted}
+        drifted = {score.place for score in judge_drift(found, 0.01, NO_LEAST) if score.drifted}
         named += place("south", "c") in drifted
         alarms += len(drifted - {place("south", "c")})
     assert named == 20
@@ -187,7 +190,7 @@ def test_a_score_says_what_its_threshold_means() -> None:
     reference = Reference(reference_feature(normal(rng, 1_000)))
     rows = [(place(site, "a"), reference.distance(sketch_of(normal(rng, 900) + shift)))
             for site, shift in (("north", 0.0), ("south", 2.0))]  # fmt: skip
-    calm, drifted = judge_drift(rows, 0.01)
+    calm, drifted = judge_drift(rows, 0.01, NO_LEAST)
     for score in (calm, drifted):
         over = score.distance.ks >= score.ks_threshold or score.distance.psi >= score.psi_threshold
         assert score.drifted == over
@@ -196,10 +199,40 @@ def test_a_score_says_what_its_threshold_means() -> None:
     assert drift_measurement(calm, "digits 1.0.0").reading == "clear"
 
 
+def test_a_significant_difference_that_is_too_small_to_matter_is_no_drift() -> None:
+    rng = np.random.default_rng(10)
+    reference = Reference(reference_feature(normal(rng, 50_000)))
+    rows = [(place("north", "a"), reference.distance(sketch_of(normal(rng, 20_000) + 0.1)))]
+    (significant,) = judge_drift(rows, 0.01, NO_LEAST)
+    assert significant.drifted
+    (small,) = judge_drift(rows, 0.01, Least(ks=0.1, psi=0.1))
+    assert not small.drifted
+    assert small.ks_threshold == 0.1 and small.psi_threshold == 0.1
+    assert drift_measurement(small, "digits 1.0.0").reading == "clear"
+
+
+def test_a_site_where_all_drifts_does_not_loosen_the_thresholds_of_another() -> None:
+    rng = np.random.default_rng(11)
+    reference = Reference(reference_feature(normal(rng, 1_000)))
+
+    def rows(shift: float) -> list[tuple[Place, Distance]]:
+        still = sketch_of(normal(np.random.default_rng(1), 900))
+        moved = sketch_of(normal(np.random.default_rng(2), 900) + shift)
+        features = ("a", "b", "c", "d")
+        return [(place("north", f), reference.distance(still)) for f in features] + [
+            (place("south", f), reference.distance(moved)) for f in features
+        ]
+
+    calm = {s.place: s.ks_threshold for s in judge_drift(rows(0.0), 0.01, NO_LEAST)}
+    loud = {s.place: s.ks_threshold for s in judge_drift(rows(3.0), 0.01, NO_LEAST)}
+    assert all(loud[p] == calm[p] for p in calm if p.site == "north")
+    assert all(loud[p] < calm[p] for p in calm if p.site == "south")
+
+
 def test_places_with_too_few_requests_are_not_judged() -> None:
     reference = Reference(reference_feature(np.arange(500.0)))
     few = reference.distance(sketch_of(np.full(MIN_COUNT - 1, 1e6)))
-    assert judge_drift([(place("north", "a"), few)], 0.01) == ()
+    assert judge_drift([(place("north", "a"), few)], 0.01, NO_LEAST) == ()
 
 
 @pytest.mark.slow

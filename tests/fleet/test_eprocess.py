@@ -64,6 +64,25 @@ def test_no_block_is_expected_to_gain_while_the_canary_is_worse_by_the_margin(
     assert (expected <= 1 + 1e-9).all()
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize(("question", "margin"), [("worse", 0.0), ("no_worse", 0.05)])
+def test_an_update_bets_on_what_was_seen_before_it_alone(
+    question: Question, margin: float, rate: float
+) -> None:
+    """Every outcome of two blocks, through `update`: the e-value is expected to stay at or below 1."""
+    size = eprocess.BLOCK_MIN
+    chances = [binomial(size, k, rate) for k in range(size + 1)]
+    worse = [binomial(size, k, rate + margin) for k in range(size + 1)]
+    likely = [k for k in range(size + 1) if worse[k] > 1e-6]
+    before = eprocess.start(question, margin).update([Arms(size, 1, size, 1)])
+    total = 0.0
+    for i, j in itertools.product(likely, likely):
+        after = before.update([Arms(size, i, size, j)])
+        assert after.seen.canary_n == 2 * size
+        total += worse[i] * chances[j] * math.exp(after.log_e)
+    assert total <= math.exp(before.log_e) * (1 + 1e-9)
+
+
 def test_a_real_difference_is_expected_to_gain() -> None:
     seen = np.array([200.0, 40.0, 200.0, 8.0])
     assert expected_factors("worse", 0.0, seen, (5, 5), 0.2, 0.04).max() > 1.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sqlalchemy import update
 
 from cloud_hub.store import schema
@@ -42,7 +43,7 @@ def open_alerts(hub: FleetHub) -> list[dict[str, object]]:
 def test_a_shifted_site_is_named_with_model_and_feature_and_the_others_are_not(hub: FleetHub) -> None:
     bundle = run(hub)
     traffic(hub, bundle, seed=1, shifted=("d0", "d3"))
-    hub.look()
+    hub.look_again_and_again()
     assert drifted(hub) == {("north", "mean"), ("north", "std")}
     alerts = open_alerts(hub)
     assert {(row["rule"], row["model"], row["site"], row["feature"]) for row in alerts} == {
@@ -58,7 +59,7 @@ def test_a_shifted_site_is_named_with_model_and_feature_and_the_others_are_not(h
 def test_the_alert_opens_once_and_resolves_when_the_input_is_back(hub: FleetHub) -> None:
     bundle = run(hub)
     traffic(hub, bundle, seed=2, shifted=("d1", "d4"))
-    hub.look()
+    hub.look_again_and_again()
     opened = [row["id"] for row in open_alerts(hub)]
     hub.look(10)
     assert [row["id"] for row in open_alerts(hub)] == opened
@@ -72,7 +73,7 @@ def test_the_alert_opens_once_and_resolves_when_the_input_is_back(hub: FleetHub)
 def test_what_nobody_sends_any_more_keeps_its_alert(hub: FleetHub) -> None:
     bundle = run(hub)
     traffic(hub, bundle, seed=4, shifted=("d0",))
-    hub.look()
+    hub.look_again_and_again()
     assert open_alerts(hub)
     hub.look(2_000)
     assert open_alerts(hub), "no data is not good news"
@@ -81,7 +82,7 @@ def test_what_nobody_sends_any_more_keeps_its_alert(hub: FleetHub) -> None:
 def test_an_alert_about_a_bundle_that_nobody_runs_any_more_resolves(hub: FleetHub) -> None:
     bundle = run(hub)
     traffic(hub, bundle, seed=5, shifted=("d0", "d3"))
-    hub.look()
+    hub.look_again_and_again()
     assert open_alerts(hub)
     run(hub, "1.1.0")
     hub.look(2)
@@ -90,6 +91,7 @@ def test_an_alert_about_a_bundle_that_nobody_runs_any_more_resolves(hub: FleetHu
     assert open_alerts(hub) == []
 
 
+@pytest.mark.slow
 def test_each_window_is_counted_once_also_after_a_restart(hub: FleetHub) -> None:
     bundle = run(hub)
     traffic(hub, bundle, seed=6)
@@ -103,6 +105,7 @@ def test_each_window_is_counted_once_also_after_a_restart(hub: FleetHub) -> None
     assert {row["count"] for row in hub.rows("drift_scores")[-6:]} == {1200}
 
 
+@pytest.mark.slow
 def test_old_windows_leave_the_span_and_late_ones_do_not_enter_it(hub: FleetHub) -> None:
     bundle = run(hub)
     traffic(hub, bundle, seed=8)

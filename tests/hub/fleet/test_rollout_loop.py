@@ -87,6 +87,7 @@ def test_a_first_install_counts_a_device_only_once_it_serves(hub: FleetHub) -> N
     assert lifecycles == {"1.0.0": "production", "1.1.0": "staging", "1.2.0": "staging"}
 
 
+@pytest.mark.slow
 def test_a_good_candidate_is_promoted_by_its_windows(hub: FleetHub) -> None:
     install_first(hub)
     rollout_id = create(hub, "1.1.0", canary_count=2)
