@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from cloud_hub import audit, registry
 from cloud_hub.alert_store import raise_alert, resolve
@@ -56,6 +56,9 @@ class StoredRollout:
     created_at_ms: int
     updated_at_ms: int
     created_by: str
+
+
+_LOOK = "look"
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,29 @@ def active_ids(connection: Connection) -> list[str]:
 
 
 def log(connection: Connection, rollout_id: str, *, limit: int) -> list[LogEntry]:
-    """What happened to a rollout, the newest first."""
+    """What happened to a rollout, the newest first: the newest `limit` transitions and device entries, and at
+    most `limit` looks, thinned out evenly over the whole rollout with the newest among them.
+
+    A long canary's looks would push everything else out of one list.
+    """
     table = schema.rollout_log
-    query = select(table).where(table.c.rollout == rollout_id).order_by(table.c.id.desc()).limit(limit)
-    return [
-        LogEntry(row.id, row.at_ms, row.kind, json.loads(row.detail_json))
-        for row in connection.execute(query)
-    ]
+    mine = table.c.rollout == rollout_id
+    others = select(table).where(mine, table.c.kind != _LOOK).order_by(table.c.id.desc()).limit(limit)
+    looks = (mine, table.c.kind == _LOOK)
+    count = connection.execute(select(func.count()).select_from(table).where(*looks)).scalar_one()
+    total = int(count)
+    stride = max(1, -(-total // max(1, limit - 1)))
+    # Counted from the oldest, so that the choice stays the same while more come.
+    age = func.row_number().over(order_by=table.c.id)
+    ranked = select(table.c.id, age.label("age")).where(*looks).subquery()
+    chosen = (
+        select(table)
+        .join(ranked, ranked.c.id == table.c.id)
+        .where(or_((ranked.c.age - 1) % stride == 0, ranked.c.age == total))
+    )
+    rows = [*connection.execute(others), *connection.execute(chosen)]
+    entries = [LogEntry(row.id, row.at_ms, row.kind, json.loads(row.detail_json)) for row in rows]
+    return sorted(entries, key=lambda entry: entry.id, reverse=True)
 
 
 def approve(

@@ -118,7 +118,7 @@ class _Agent:
             identity=identity,
             session=spool.session,
             state=lambda: self._updater.state,
-            supervisor=self._supervisor,
+            child=self._supervisor.child,
             requests=self._telemetry.requests,
             progress=lambda: self._downloader.progress,
             tell=self._updater.tell,

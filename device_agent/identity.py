@@ -186,6 +186,8 @@ def write_identity(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _finish_replacement(folder: Path) -> None:
+    # What was not whole yet holds a private key that nobody needs.
+    shutil.rmtree(folder.with_name(folder.name + ".new"), ignore_errors=True)
     old = folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():
         old.rename(folder)

@@ -84,7 +84,7 @@ class Spool:
     def append_window(self, build: Callable[[int, int], Window], ring: str, cursor: int) -> int:
         """Stores the window that `build(session, sequence)` returns, and `cursor` as how far `ring` is
         drained, in one transaction. Returns the sequence. Raises `SpoolFullError`; if `build` raises,
-        nothing is stored."""
+        nothing is stored. `build` must not call the spool."""
         with self._transaction():
             self._refuse_if_full()
             sequence = self._append("windows", lambda number: encode(build(self.session, number)))

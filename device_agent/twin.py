@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_agent.child import Child
 from device_agent.core.update_types import DesiredChanged, Event, Target, UpdateState
 from device_agent.identity import Identity
-from device_agent.supervisor import Supervisor
 from edgeops import clock
 from edgeops.errors import AccessError, ArtifactError, EdgeopsError
 from edgeops.messages import BundleRef, DesiredState, ReportedState, RunningBundle, UpdateStatus
@@ -32,8 +32,9 @@ class TwinFigures:
 
 
 class Twin:
-    """Checks desired states and makes reported ones. `state` is the update machine's, `requests` counts
-    what the process with that ring has answered, `progress` is the download's."""
+    """Checks desired states and makes reported ones. `state` is the update machine's, `child` finds a
+    living serving process by its number, `requests` counts what the process with that ring has answered,
+    `progress` is the download's."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Twin:
         identity: Identity,
         session: int,
         state: Callable[[], UpdateState],
-        supervisor: Supervisor,
+        child: Callable[[int], Child | None],
         requests: Callable[[Path], int],
         progress: Callable[[], float],
         tell: Callable[[Event], None],
@@ -51,7 +52,7 @@ class Twin:
         self._identity = identity
         self._session = session
         self._state = state
-        self._supervisor = supervisor
+        self._child = child
         self._requests = requests
         self._progress = progress
         self._tell = tell
@@ -91,7 +92,7 @@ class Twin:
     def running(self) -> RunningBundle | None:
         """What the process that accepts requests has loaded, and how many it has answered."""
         state = self._state()
-        child = self._supervisor.child(state.launch)
+        child = self._child(state.launch)
         if state.active is None or child is None or not child.serving or child.draining:
             return None
         return RunningBundle(

@@ -98,6 +98,8 @@ def drift_measurement(score: DriftScore, model_label: str) -> Measurement:
         distance.ks < CLEAR_SHARE * score.ks_threshold and distance.psi < CLEAR_SHARE * score.psi_threshold
     ):
         reading = "clear"
+    # The distance that is the further on the way to its threshold is the one that counts.
+    by_ks = distance.ks * score.psi_threshold >= distance.psi * score.ks_threshold
     return Measurement(
         rule=DRIFT,
         key=place.alert_key,
@@ -111,8 +113,8 @@ def drift_measurement(score: DriftScore, model_label: str) -> Measurement:
         digest=place.digest,
         site=place.site,
         feature=place.feature,
-        value=distance.ks,
-        threshold=score.ks_threshold,
+        value=distance.ks if by_ks else distance.psi,
+        threshold=score.ks_threshold if by_ks else score.psi_threshold,
     )
 
 

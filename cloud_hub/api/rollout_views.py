@@ -62,7 +62,9 @@ class LogEntry(Answer):
 
 
 class RolloutDetail(RolloutSummary):
-    """A rollout in full. `verdict` holds the decision, reasons, what is missing, and both tests' figures."""
+    """A rollout in full. `verdict` holds the decision, reasons, what is missing, and both tests' figures.
+    `log`, the newest first: the newest 200 transitions and device entries, and at most 200 looks, thinned out
+    evenly over the whole rollout."""
 
     spec: dict[str, Any]
     devices: list[DeviceProgress]

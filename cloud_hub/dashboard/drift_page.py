@@ -12,7 +12,8 @@ from cloud_hub.api.monitoring import DriftScore
 from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.frame import Frame
-from cloud_hub.dashboard.parts import Markup, empty_markup, tip
+from cloud_hub.dashboard.parts import Markup, empty_markup, heading
+from cloud_hub.dashboard.pulse import Pulse
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,20 @@ class DriftView:
     labels: Mapping[str, str]
 
 
-def drift_page(view: Cached[DriftView]) -> None:
+def drift_page(view: Cached[DriftView], pulse: Cached[Pulse]) -> None:
     """Builds the page."""
-    frame = Frame("/drift", "Drift")
+    frame = Frame("/drift", "Drift", pulse)
     with frame.main:
         with ui.element("div").classes("eo-head"):
             ui.html("<h1>Drift</h1>", sanitize=False)
             looked = ui.label("").classes("eo-muted")
         with ui.element("section").classes("eo-panel"):
-            with ui.element("h2"):
-                tip(
-                    "Distance from the training data, by feature and site",
-                    "Each cell shows the larger of two distances (KS and PSI) as a multiple of its threshold: from 1× on it "
-                    "is drift. Thresholds fit the number of values seen, the sketch's own noise, and how many cells are judged.",
-                )
-            heat = Markup("w-full")
+            heading(
+                "Distance from the training data, by feature and site",
+                "Each cell shows the larger of two distances (KS and PSI) as a multiple of its threshold: from 1× on it "
+                "is drift. Thresholds fit the number of values seen, the sketch's own noise, and how many cells are judged.",
+            )
+            heat = Markup("eo-scroll", testid="heat")
 
     def show(drift: DriftView) -> None:
         looked.set_text(f"judged at {words.clock(drift.at_ms)} UTC" if drift.at_ms else "")
@@ -57,18 +57,16 @@ def _heat(drift: DriftView) -> str:
     for digest in sorted({score.digest for score in drift.scores}):
         chosen = {(score.feature, score.site): score for score in drift.scores if score.digest == digest}
         sites = sorted({site for _, site in chosen})
-        heads = "".join(
-            f'<th scope="col" style="text-align:center">{html.escape(site)}</th>' for site in sites
-        )
+        heads = "".join(f'<th scope="col" class="site">{html.escape(site)}</th>' for site in sites)
         rows = "".join(
-            f'<tr><td class="name">{html.escape(feature)}</td>'
+            f'<tr><th scope="row" class="name">{html.escape(feature)}</th>'
             + "".join(f"<td>{_cell(chosen.get((feature, site)))}</td>" for site in sites)
             + "</tr>"
             for feature in sorted({feature for feature, _ in chosen})
         )
         parts.append(
-            f'<h2 style="margin-top:8px">{html.escape(drift.labels.get(digest, digest[:12]))}</h2><div class="eo-scroll"><table class="eo-table eo-heat" '
-            f'data-testid="heat"><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+            f'<h3>{html.escape(drift.labels.get(digest, digest[:12]))}</h3><table class="eo-table eo-heat">'
+            f'<thead><tr><th scope="col">Feature</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
         )
     return "".join(parts)
 

@@ -1,70 +1,73 @@
-"""The evidence of a canary over time: both e-processes of each metric against their thresholds."""
+"""The evidence of a canary over time: how far each question is on its way to its answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from nicegui import ui
+from cloud_hub.api.rollout_views import LogEntry, RolloutDetail
+from cloud_hub.dashboard import words
+from cloud_hub.dashboard.charts import PALETTE, Line, LineChart
+from cloud_hub.dashboard.parts import Markup, empty_markup, heading
 
-from cloud_hub.api.rollout_views import RolloutDetail
-from cloud_hub.dashboard.parts import PALETTE, Chart, Markup, empty_markup, line_chart, tip
-
-_QUESTIONS = (("worse", "worse"), ("no_worse", "no worse"))
+# A colour for each question (orange for what would abort, blue for what would promote), a stroke for each
+# metric: the eye has to look for one thing only, whether a line crosses the mark.
+_QUESTIONS = (("worse", "worse", PALETTE[5]), ("no_worse", "no worse", PALETTE[0]))
 
 
 class EvidenceChart:
-    """One line a metric and question, in powers of ten; a dashed line where the question is answered."""
+    """One line for each metric and question, in shares of the evidence that answers it."""
 
     def __init__(self) -> None:
-        with ui.element("h2"):
-            tip(
-                "Evidence",
-                "e-values in powers of ten, one point a look. 'Worse' asks whether the canaries do worse than the others, "
-                "'no worse' whether they surely stay within the margin. A line that crosses its dashed threshold has "
-                "its answer; the error chance holds however often one looks.",
-            )
+        heading(
+            "Evidence",
+            "Of each question how far it is on the way to yes: the logarithm of its e-value as a share of its "
+            "threshold's. At 100% it is answered. 'Worse' (orange) asks whether the canaries do worse than the "
+            "others, and aborts; 'no worse' (blue) whether they surely stay within the margin, and promotes. "
+            "Below 0 the data speaks against it. The chance of error holds however often one looks.",
+        )
         self._empty = Markup()
-        self._chart = Chart(line_chart("log10 e"), "Evidence of the canary over time", height_px=280)
+        self._chart = LineChart("% of the evidence needed", "Evidence of the canary over time", height_px=260)
 
     def show(self, rollout: RolloutDetail) -> None:
         """Draws the looks that the log holds."""
-        looks = [entry for entry in reversed(rollout.log) if entry.kind == "look"]
-        series: dict[str, list[list[float]]] = {}
-        thresholds: dict[str, float] = {}
-        for look in looks:
-            for figures in look.detail.get("figures", ()):
-                for key, words in _QUESTIONS:
-                    name = f"{figures['metric']}: {words}"
-                    series.setdefault(name, []).append([look.at_ms, round(figures[key]["log10_e"], 3)])
-                    thresholds[name] = figures[key]["log10_threshold"]
-        self._chart.set_visibility(bool(series))
-        if series:
+        lines = _lines([entry for entry in reversed(rollout.log) if entry.kind == "look"])
+        self._chart.set_visibility(bool(lines))
+        if lines:
             self._empty.show("")
-        elif rollout.strategy == "canary":
-            self._empty.show(empty_markup("No evidence yet", "It comes with the canaries' first telemetry."))
-        else:
+        elif rollout.strategy != "canary":
             self._empty.show(
                 empty_markup("Not judged", "All devices move at once, so there is nothing to compare with.")
             )
-        self._chart.show(
-            series=[_line(i, name, data, thresholds[name]) for i, (name, data) in enumerate(series.items())]
+        elif rollout.phase in ("draft", "approved", "canary", "paused"):
+            self._empty.show(empty_markup("No evidence yet", "It comes with the canaries' first telemetry."))
+        else:
+            self._empty.show(
+                empty_markup("No evidence", "The rollout ended before the canaries were judged.")
+            )
+        self._chart.show(lines, mark=(100.0, "answered"))
+
+
+def _lines(looks: Sequence[LogEntry]) -> list[Line]:
+    points: dict[tuple[str, str], list[tuple[int, float | None]]] = {}
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for look in looks:
+        for figures in look.detail.get("figures", ()):
+            for key, _, _ in _QUESTIONS:
+                line = (str(figures["metric"]), key)
+                question = figures[key]
+                share = 100 * question["log10_e"] / question["log10_threshold"]
+                points.setdefault(line, []).append((look.at_ms, share))
+                last[line] = question
+    metrics = list(dict.fromkeys(metric for metric, _ in points))
+    return [
+        Line(
+            name=f"{metric}: {name}",
+            colour=colour,
+            points=points[metric, key],
+            dashed=metrics.index(metric) > 0,
+            note=words.evidence(last[metric, key]["log10_e"], last[metric, key]["log10_threshold"]),
         )
-
-
-def _line(index: int, name: str, data: list[list[float]], threshold: float) -> dict[str, Any]:
-    colour = PALETTE[index % len(PALETTE)]
-    return {
-        "name": name,
-        "type": "line",
-        "showSymbol": len(data) < 3,
-        "lineStyle": {"width": 2},
-        "color": colour,
-        "data": data,
-        "markLine": {
-            "silent": True,
-            "symbol": "none",
-            "lineStyle": {"type": "dashed", "color": colour, "opacity": 0.5},
-            "label": {"show": False},
-            "data": [{"yAxis": round(threshold, 3)}],
-        },
-    }
+        for metric in metrics
+        for key, name, colour in _QUESTIONS
+    ]

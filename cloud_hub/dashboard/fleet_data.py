@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, func, select
 
 from cloud_hub import devices
+from cloud_hub.dashboard.traffic import Traffic, load_traffic
 from cloud_hub.devices import Device
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
 from edgeops.messages import Window, decode
 from edgeops.sketches import merge
 
-BUCKET_MS = 5_000
-SPAN_MS = 10 * 60_000
 RECENT_MS = 60_000
 # However fast windows come in, a look reads no more than the newest of them.
 _MAX_WINDOWS = 20_000
@@ -28,17 +27,32 @@ class Recent:
     """The last minute of the whole fleet. Rates are None where nothing was seen: no data is not zero."""
 
     requests: int
-    error_rate: float | None
-    accuracy: float | None
+    errors: int
+    fallbacks: int
     labels: int
-    fallback_share: float | None
+    labels_right: int
     latency_p50_ms: float | None
     latency_p99_ms: float | None
+
+    @property
+    def error_rate(self) -> float | None:
+        """Failed requests as a share of all."""
+        return self.errors / self.requests if self.requests else None
+
+    @property
+    def fallback_share(self) -> float | None:
+        """Requests that the cloud answered as a share of all."""
+        return self.fallbacks / self.requests if self.requests else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Right answers as a share of those labelled."""
+        return self.labels_right / self.labels if self.labels else None
 
 
 @dataclass(frozen=True)
 class FleetView:
-    """The fleet now. `traffic` has, by version, requests per second in each bucket of `BUCKET_MS`."""
+    """The fleet now."""
 
     at_ms: int
     devices: tuple[Device, ...]
@@ -47,9 +61,7 @@ class FleetView:
     in_sync: int
     versions: tuple[tuple[str, int], ...]
     recent: Recent
-    buckets: tuple[int, ...]
-    traffic: dict[str, tuple[float, ...]]
-    open_alerts: int
+    traffic: Traffic
 
 
 def load_fleet(engine: Engine, now_ms: int) -> FleetView:
@@ -58,11 +70,9 @@ def load_fleet(engine: Engine, now_ms: int) -> FleetView:
         found = devices.devices(connection, limit=MAX_DEVICES)
         enrolled = connection.execute(select(func.count()).select_from(schema.devices)).scalar_one()
         labels = _labels(connection)
-        buckets, traffic = _traffic(connection, labels, now_ms)
-        recent = _recent(connection, now_ms)
-        alerts = connection.execute(
-            select(func.count()).select_from(schema.alerts).where(schema.alerts.c.resolved_at_ms.is_(None))
-        ).scalar_one()
+        newest = _newest(connection)
+        traffic = load_traffic(connection, labels, now_ms, newest)
+        recent = _recent(connection, now_ms, newest)
     alive = [device for device in found if not device.revoked]
     running = Counter(_version(device) for device in alive)
     return FleetView(
@@ -73,9 +83,7 @@ def load_fleet(engine: Engine, now_ms: int) -> FleetView:
         in_sync=sum(device.in_sync for device in alive),
         versions=tuple(sorted(running.items(), key=lambda item: (-item[1], item[0]))),
         recent=recent,
-        buckets=buckets,
         traffic=traffic,
-        open_alerts=int(alerts),
     )
 
 
@@ -97,55 +105,31 @@ def _newest(connection: Connection) -> int:
     return int(newest or 0) - _MAX_WINDOWS
 
 
-def _traffic(
-    connection: Connection, labels: dict[str, str], now_ms: int
-) -> tuple[tuple[int, ...], dict[str, tuple[float, ...]]]:
+def _recent(connection: Connection, now_ms: int, newest: int) -> Recent:
     windows = schema.windows.c
-    # The bucket that is still filling would look like a drop: leave it out.
-    last = now_ms // BUCKET_MS * BUCKET_MS - BUCKET_MS
-    buckets = tuple(range(last - SPAN_MS + BUCKET_MS, last + 1, BUCKET_MS))
-    bucket = (windows.end_ms - windows.end_ms % BUCKET_MS).label("bucket")
-    query = (
-        select(bucket, windows.digest, func.sum(windows.requests).label("requests"))
-        .where(
-            windows.id > _newest(connection), windows.end_ms >= buckets[0], windows.end_ms < last + BUCKET_MS
-        )
-        .group_by(bucket, windows.digest)
-    )
-    rates: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in connection.execute(query):
-        label = labels.get(row.digest, f"unknown {row.digest[:12]}")
-        rates[label][int(row.bucket)] = int(row.requests) / (BUCKET_MS / 1000)
-    return buckets, {
-        label: tuple(found.get(bucket, 0.0) for bucket in buckets) for label, found in sorted(rates.items())
-    }
-
-
-def _recent(connection: Connection, now_ms: int) -> Recent:
-    windows = schema.windows.c
-    recent = (windows.id > _newest(connection), windows.end_ms >= now_ms - RECENT_MS)
+    recent = (windows.id > newest, windows.end_ms >= now_ms - RECENT_MS)
     columns = (windows.requests, windows.errors, windows.labels_seen, windows.labels_right, windows.fallbacks)
     sums = connection.execute(
         select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(*recent)
     ).one()
     requests, errors, seen, right, fallbacks = (int(value) for value in sums)
-    p50, p99 = _latency(connection, now_ms)
+    p50, p99 = _latency(connection, now_ms, newest)
     return Recent(
         requests=requests,
-        error_rate=errors / requests if requests else None,
-        accuracy=right / seen if seen else None,
+        errors=errors,
+        fallbacks=fallbacks,
         labels=seen,
-        fallback_share=fallbacks / requests if requests else None,
+        labels_right=right,
         latency_p50_ms=p50,
         latency_p99_ms=p99,
     )
 
 
-def _latency(connection: Connection, now_ms: int) -> tuple[float | None, float | None]:
+def _latency(connection: Connection, now_ms: int, newest: int) -> tuple[float | None, float | None]:
     windows = schema.windows.c
     query = (
         select(windows.payload)
-        .where(windows.id > _newest(connection), windows.end_ms >= now_ms - RECENT_MS, windows.requests > 0)
+        .where(windows.id > newest, windows.end_ms >= now_ms - RECENT_MS, windows.requests > 0)
         .order_by(windows.id.desc())
         .limit(_MAX_LATENCY_WINDOWS)
     )

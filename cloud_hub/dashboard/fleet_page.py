@@ -1,60 +1,50 @@
-"""The fleet at a glance: how it does, what runs where, and each device."""
+"""The fleet at a glance: how it does, what is under way, what runs where, and each device."""
 
 from __future__ import annotations
 
 import html
-from typing import Any
 
 from nicegui import ui
 
+from cloud_hub.api.rollout_views import RolloutSummary
 from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
-from cloud_hub.dashboard.fleet_data import MAX_DEVICES, FleetView
+from cloud_hub.dashboard.charts import PALETTE, Line, LineChart
+from cloud_hub.dashboard.device_table import DeviceTable
+from cloud_hub.dashboard.fleet_data import FleetView
 from cloud_hub.dashboard.frame import Frame
-from cloud_hub.dashboard.parts import PALETTE, Chart, Markup, Tile, empty_markup, line_chart, tip, tip_markup
-from cloud_hub.devices import Device
+from cloud_hub.dashboard.parts import Markup, Tile, empty_markup, heading, pill_markup, tip_markup
+from cloud_hub.dashboard.pulse import Pulse
 
-_COLUMNS: list[dict[str, Any]] = [
-    {"name": "name", "label": "Device", "field": "name", "align": "left", "sortable": True},
-    {"name": "site", "label": "Site", "field": "site", "align": "left", "sortable": True},
-    {"name": "link", "label": "Link", "field": "link", "align": "left", "sortable": True},
-    {"name": "running", "label": "Runs", "field": "running", "align": "left", "sortable": True},
-    {"name": "wanted", "label": "Should run", "field": "wanted", "align": "left", "sortable": True},
-    {"name": "update", "label": "Update", "field": "update", "align": "left", "sortable": True},
-    {"name": "requests", "label": "Answered", "field": "requests", "align": "right", "sortable": True},
-    {"name": "window", "label": "Last telemetry", "field": "window", "align": "left"},
-]
-# The cell that a state colours. Its text says the same, so colour is never the only sign.
-_LINK_CELL = """<q-td :props="props"><span class="eo-pill" :class="props.row.link_tone">{{ props.value }}</span></q-td>"""
-_SYNC_CELL = """<q-td :props="props"><span :class="props.row.in_sync ? '' : 'eo-pill warn'">{{ props.value }}</span></q-td>"""
+# From this share of failed requests on the tile is red.
+_MANY_ERRORS = 0.01
 
 
-def fleet_page(view: Cached[FleetView]) -> None:
+def fleet_page(view: Cached[FleetView], pulse: Cached[Pulse]) -> None:
     """Builds the page."""
-    frame = Frame("/", "Fleet")
+    frame = Frame("/", "Fleet", pulse)
     with frame.main:
+        ui.html("<h1>Fleet</h1>", sanitize=False)
+        under_way = Markup("eo-strip", testid="under-way")
         tiles = _Tiles()
         with ui.element("div").classes("eo-two"):
             with ui.element("section").classes("eo-panel"):
-                with ui.element("h2"):
-                    tip(
-                        "Requests per second, by version",
-                        "Answers given by devices, from the windows they sent, by the version whose weights answered. "
-                        "Each point is 5 seconds.",
-                    )
+                heading(
+                    "Requests per second, by version",
+                    "Answers given by devices, by the version whose weights answered, from their windows of "
+                    "telemetry. The newest windows are still under way, so the lines end a window's length ago.",
+                )
                 silence = Markup()
-                chart = Chart(line_chart("requests/s"), "Requests per second by version over ten minutes")
+                chart = LineChart("requests/s", "Requests per second by version over ten minutes")
             with ui.element("section").classes("eo-panel"):
-                with ui.element("h2"):
-                    tip(
-                        "What runs",
-                        "Devices by the version that they report as loaded. What was sent or downloaded does not count.",
-                    )
-                versions = Markup()
+                heading(
+                    "What runs",
+                    "Devices by the version that they report as loaded. What was sent or downloaded does not count.",
+                )
+                versions = Markup(testid="versions")
         with ui.element("section").classes("eo-panel"):
-            ui.html("<h2>Devices</h2>", sanitize=False)
-            nothing = Markup()
-            table = _table()
+            heading("Devices")
+            table = DeviceTable()
 
     def show(fleet: FleetView) -> None:
         tiles.show(fleet)
@@ -62,27 +52,22 @@ def fleet_page(view: Cached[FleetView]) -> None:
         quiet = empty_markup(
             "No traffic", "It appears with the first telemetry window of a device that serves."
         )
-        silence.show("" if fleet.traffic else quiet)
-        chart.set_visibility(bool(fleet.traffic))
-        chart.show(series=_series(fleet, colours))
+        silence.show("" if fleet.traffic.rates else quiet)
+        chart.set_visibility(bool(fleet.traffic.rates))
+        chart.show(
+            [
+                Line(name, colours[name], list(zip(fleet.traffic.buckets, rates, strict=True)), stacked=True)
+                for name, rates in fleet.traffic.rates.items()
+            ]
+        )
         versions.show(_versions(fleet, colours))
-        if fleet.devices:
-            nothing.show("")
-        else:
-            nothing.show(
-                empty_markup(
-                    "No devices yet",
-                    "Make a token here, then enrol a device with it:",
-                    "edgeops hub token --site lab",
-                )
-            )
-        table.set_visibility(bool(fleet.devices))
-        rows = [_row(device, fleet.at_ms) for device in fleet.devices]
-        if rows != table.rows:
-            table.rows = rows
-            table.update()
+        table.show(fleet)
 
-    frame.keep_fresh(view.get, show)
+    def show_pulse(now: Pulse) -> None:
+        under_way.show("".join(_strip(rollout) for rollout in now.under_way))
+        tiles.show_alerts(now)
+
+    frame.keep_fresh(view.get, show, show_pulse)
 
 
 class _Tiles:
@@ -99,7 +84,9 @@ class _Tiles:
                 "Requests", "Answers per second over the last minute of telemetry, all devices together."
             )
             self.errors = Tile(
-                "Error rate", "Failed requests as a share of all, over the last minute of telemetry."
+                "Error rate",
+                "Failed requests as a share of all, over the last minute of telemetry. "
+                f"Red above {_MANY_ERRORS:.0%}.",
             )
             self.accuracy = Tile(
                 "Accuracy",
@@ -107,98 +94,83 @@ class _Tiles:
             )
             self.latency = Tile(
                 "Latency p50",
-                "Half of the answers took no longer than this on the device; p99 is below. Last minute, merged sketches.",
+                "Half of the answers took no longer than this on the device; 99% no longer than the p99 below. "
+                "Last minute, from the devices' sketches merged.",
             )
             self.fallback = Tile(
                 "Fallback",
                 "Requests that the cloud answered in the device's place, as a share of all. Last minute.",
             )
             self.alerts = Tile(
-                "Open alerts", "Alerts whose condition still holds, or has not been clear for long enough."
+                "Open alerts",
+                "Alerts whose condition still holds, or has not been clear for long enough.",
+                link="/alerts",
             )
 
     def show(self, fleet: FleetView) -> None:
         active = sum(not device.revoked for device in fleet.devices)
+        offline, astray = active - fleet.online, active - fleet.in_sync
         recent = fleet.recent
-        more = f"the first {MAX_DEVICES} of {fleet.enrolled}" if fleet.enrolled > len(fleet.devices) else ""
-        self.online.show(f"{fleet.online} / {active}", more, "" if fleet.online == active else "warn")
-        self.sync.show(f"{fleet.in_sync} / {active}", "", "" if fleet.in_sync == active else "warn")
-        self.rate.show(f"{recent.requests / 60:,.0f}/s", f"{words.count(recent.requests)} in the last minute")
-        self.errors.show(words.share(recent.error_rate), "", "bad" if (recent.error_rate or 0) > 0.01 else "")
-        self.accuracy.show(words.share(recent.accuracy), f"{words.count(recent.labels)} labels")
+        self.online.show(
+            f"{fleet.online:,} / {active:,}",
+            f"{offline:,} offline" if offline else ("all connected" if active else "none enrolled"),
+            "warn" if offline else "",
+        )
+        self.sync.show(
+            f"{fleet.in_sync:,} / {active:,}",
+            f"{astray:,} run something else" if astray else ("as wanted" if active else "none enrolled"),
+            "warn" if astray else "",
+        )
+        self.rate.show(f"{recent.requests / 60:,.0f}/s", f"{words.count(recent.requests)} in a minute")
+        self.errors.show(
+            words.share(recent.error_rate),
+            f"{words.count(recent.errors)} failed",
+            "bad" if (recent.error_rate or 0) > _MANY_ERRORS else "",
+        )
+        self.accuracy.show(words.share(recent.accuracy), f"of {words.count(recent.labels)} labelled")
         self.latency.show(
             words.milliseconds(recent.latency_p50_ms), f"p99 {words.milliseconds(recent.latency_p99_ms)}"
         )
-        self.fallback.show(words.share(recent.fallback_share))
-        self.alerts.show(str(fleet.open_alerts), "", "bad" if fleet.open_alerts else "")
+        self.fallback.show(
+            words.share(recent.fallback_share), f"{words.count(recent.fallbacks)} by the cloud"
+        )
+
+    def show_alerts(self, now: Pulse) -> None:
+        parts = [f"{count} {severity}" for severity, count in sorted(now.alerts.items())]
+        tone = "bad" if now.alerts["critical"] else "warn" if now.open_alerts else ""
+        self.alerts.show(str(now.open_alerts), ", ".join(parts) or "all quiet", tone)
+
+
+def _strip(rollout: RolloutSummary) -> str:
+    name = html.escape(f"{rollout.candidate.name} {rollout.candidate.version}")
+    return (
+        f'<a href="/rollouts/{html.escape(rollout.id)}">'
+        f"{pill_markup(words.phase(rollout.phase), words.tone(rollout.phase))}<b>{name}</b>"
+        f"<span>{rollout.devices_updated} of {rollout.devices_total} updated</span>"
+        f'<span class="eo-muted">{html.escape(rollout.reason)}</span></a>'
+    )
 
 
 def _colours(fleet: FleetView) -> dict[str, str]:
     # By name, not by rank: a version keeps its colour while the shares move.
-    names = sorted({*fleet.traffic, *(name for name, _ in fleet.versions)} - {"nothing"})
+    names = sorted({*fleet.traffic.rates, *(name for name, _ in fleet.versions)} - {"nothing"})
     return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
-
-
-def _series(fleet: FleetView, colours: dict[str, str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "type": "line",
-            "stack": "all",
-            "areaStyle": {"opacity": 0.25},
-            "showSymbol": False,
-            "lineStyle": {"width": 1.5},
-            "color": colours[name],
-            "data": [[at, round(rate, 2)] for at, rate in zip(fleet.buckets, rates, strict=True)],
-        }
-        for name, rates in fleet.traffic.items()
-    ]
 
 
 def _versions(fleet: FleetView, colours: dict[str, str]) -> str:
     total = sum(number for _, number in fleet.versions)
     if not total:
         return empty_markup(
-            "Nothing runs", "Publish a bundle and roll it out:", "edgeops fleet rollout create"
+            "Nothing runs",
+            "Publish a bundle and roll it out:",
+            "edgeops publish BUNDLE",
+            "edgeops fleet rollout create MODEL VERSION --strategy all-at-once --approve",
         )
     rows = [
         f'<div class="row"><span>{html.escape(name)}</span>'
-        f"<span>{tip_markup(str(number), f'{number} of {total} devices', 'eo-left')}</span>"
+        f"<span>{tip_markup(f'{number:,}', f'{number:,} of {total:,} devices')}</span>"
         f'<div class="track"><div class="fill" style="width:{100 * number / total:.1f}%;'
         f'background:{colours.get(name, "var(--muted)")}"></div></div></div>'
         for name, number in fleet.versions
     ]
-    return f'<div class="eo-bars" data-testid="versions">{"".join(rows)}</div>'
-
-
-def _table() -> ui.table:
-    table = (
-        ui.table(columns=_COLUMNS, rows=[], row_key="name", pagination={"rowsPerPage": 25, "sortBy": "name"})
-        .classes("w-full")
-        .props('flat dense :grid="Quasar.Screen.lt.sm" aria-label=Devices')
-    )
-    table.add_slot("body-cell-link", _LINK_CELL)
-    table.add_slot("body-cell-wanted", _SYNC_CELL)
-    return table
-
-
-def _row(device: Device, now_ms: int) -> dict[str, Any]:
-    link = "revoked" if device.revoked else "online" if device.online else "offline"
-    wanted = device.wanted.bundle if device.wanted else None
-    update = device.update
-    error = f": {update.error['message']}" if update.error else ""
-    progress = f" {update.progress:.0%}" if update.phase == "downloading" else ""
-    return {
-        "name": device.name,
-        "site": device.site,
-        "link": link,
-        "link_tone": words.tone(link),
-        "running": f"{device.running.name or device.running.digest[:12]} {device.running.version or ''}".strip()
-        if device.running
-        else words.NONE,
-        "wanted": f"{wanted.name} {wanted.version}" if wanted else words.NONE,
-        "in_sync": device.in_sync,
-        "update": words.phase(update.phase) + progress + error,
-        "requests": words.count(device.running.requests) if device.running else words.NONE,
-        "window": words.ago(device.window_at_ms, now_ms),
-    }
+    return f'<div class="eo-bars">{"".join(rows)}</div>'

@@ -1,27 +1,24 @@
-"""The parts that pages are made of: tiles, pills, empty states, charts. Each updates in place, so that
+"""The parts that pages are made of: tiles, pills, tables, empty states. Each updates in place, so that
 keyboard focus and scrolling stay where they are."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from nicegui import ui
 
-# Distinct in both themes and to colour-blind eyes (Okabe and Ito, 2008, https://jfly.uni-koeln.de/color/).
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
-
 
 class Tile:
-    """A figure with its name, a line below, and an explanation on hover or focus."""
+    """A figure with its name, a line below, and an explanation on hover or focus. `link` makes it lead on."""
 
-    def __init__(self, name: str, explanation: str) -> None:
+    def __init__(self, name: str, explanation: str, link: str = "") -> None:
         with ui.element("div").classes("eo-tile") as self._box:
             with ui.element("div").classes("k"):
                 tip(name, explanation)
             self._value = ui.label("–").classes("v")
-            self._below = ui.label("").classes("s")
+            self._below = ui.link("", link).classes("s") if link else ui.label("").classes("s")
         self._tone = ""
 
     def show(self, value: str, below: str = "", tone: str = "") -> None:
@@ -36,8 +33,10 @@ class Tile:
 class Pill:
     """A state in a word, coloured by its meaning."""
 
-    def __init__(self) -> None:
+    def __init__(self, testid: str = "") -> None:
         self._label = ui.label("").classes("eo-pill")
+        if testid:
+            self._label.props(f"data-testid={testid}")
         self._tone = ""
 
     def show(self, text: str, tone: str) -> None:
@@ -51,8 +50,10 @@ class Pill:
 class Markup:
     """Markup made by our own code from escaped values; sent only when it changed."""
 
-    def __init__(self, classes: str = "") -> None:
-        self._element = ui.html("", sanitize=False).classes(classes)
+    def __init__(self, classes: str = "", *, tag: str = "div", testid: str = "") -> None:
+        self._element = ui.html("", sanitize=False, tag=tag).classes(classes)
+        # `data-live`: page.js gives the focus back to what it was on when the content is replaced.
+        self._element.props("data-live" + (f" data-testid={testid}" if testid else ""))
         self._content = ""
 
     def show(self, content: str) -> None:
@@ -61,29 +62,68 @@ class Markup:
             self._content = content
             self._element.set_content(content)
 
-
-class Chart:
-    """An ECharts chart whose series are replaced in place."""
-
-    def __init__(self, options: dict[str, Any], label: str, *, height_px: int = 240) -> None:
-        self._chart = ui.echart(options).style(f"height: {height_px}px; width: 100%")
-        self._chart.props(f'role=img aria-label="{html.escape(label)}"')
-
     def set_visibility(self, visible: bool) -> None:
         """Shows or hides it."""
-        self._chart.set_visibility(visible)
+        self._element.set_visibility(visible)
 
-    def show(self, **options: Any) -> None:
-        """Sets top-level options, such as `series`, if they changed."""
-        current = self._chart.options
-        if any(current.get(name) != value for name, value in options.items()):
-            current.update(options)
-            self._chart.update()
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its name, what its figures mean, whether they are numbers, and whether a cell
+    takes a line of its own where a row is a card."""
+
+    name: str
+    explanation: str = ""
+    number: bool = False
+    wide: bool = False
+
+    def head(self) -> str:
+        """Its name, with the explanation."""
+        return tip_markup(self.name, self.explanation) if self.explanation else html.escape(self.name)
+
+    def cell(self, content: str) -> str:
+        """A cell of it. The name comes along, for narrow windows where a row is a card without a head."""
+        told = f' data-tip="{html.escape(self.explanation)}"' if self.explanation else ""
+        name = f'<span class="lab{" eo-tip" if told else ""}"{told}>{html.escape(self.name)}</span>'
+        kind = "num" if self.number else "wide" if self.wide else ""
+        return f'<td role="cell" class="{kind}">{name}<div class="val">{content}</div></td>'
+
+
+def table_markup(columns: Sequence[Column], rows: Sequence[Sequence[str]], label: str) -> str:
+    """A table of cells that are markup already. Its rows become cards where the window is narrow."""
+    head = "".join(
+        f'<th role="columnheader" scope="col"{" class=num" if column.number else ""}>{column.head()}</th>'
+        for column in columns
+    )
+    return (
+        f'<table class="eo-table stack" role="table" aria-label="{html.escape(label)}">'
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{rows_markup(columns, rows)}</tbody></table>'
+    )
+
+
+def rows_markup(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    """The body of such a table."""
+    return "".join(
+        '<tr role="row">'
+        + "".join(column.cell(cell) for column, cell in zip(columns, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+
+
+def heading(text: str, explanation: str = "") -> None:
+    """The heading of a panel."""
+    with ui.element("h2"):
+        if explanation:
+            tip(text, explanation)
+        else:
+            ui.html(html.escape(text), sanitize=False, tag="span")
 
 
 def tip(text: str, explanation: str, classes: str = "") -> None:
     """A word with an explanation on hover or keyboard focus."""
-    ui.html(tip_markup(text, explanation, classes), sanitize=False)
+    ui.html(tip_markup(text, explanation, classes), sanitize=False, tag="span")
 
 
 def tip_markup(text: str, explanation: str, classes: str = "") -> str:
@@ -94,51 +134,22 @@ def tip_markup(text: str, explanation: str, classes: str = "") -> str:
     )
 
 
-def pill_markup(text: str, tone: str) -> str:
+def pill_markup(text: str, tone: str, explanation: str = "") -> str:
     """A pill as markup."""
-    return f'<span class="eo-pill {tone}">{html.escape(text)}</span>'
+    told = f' tabindex="0" data-tip="{html.escape(explanation)}"' if explanation else ""
+    return f'<span class="eo-pill {tone}"{told}>{html.escape(text)}</span>'
 
 
-def empty_markup(title: str, what_to_do: str, command: str = "") -> str:
+def empty_markup(title: str, what_to_do: str, *commands: str) -> str:
     """What stands where there is nothing yet: why, and what brings something."""
-    code = f" <code>{html.escape(command)}</code>" if command else ""
-    return f'<div class="eo-empty"><b>{html.escape(title)}</b>{html.escape(what_to_do)}{code}</div>'
+    lines = "".join(f"<code>{html.escape(command)}</code>" for command in commands)
+    return f'<div class="eo-empty"><b>{html.escape(title)}</b>{html.escape(what_to_do)}{lines}</div>'
 
 
-def table_markup(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
-    """A table of cells that are markup already; the columns in `numbers` are right-aligned."""
-    classes = ["num" if index in numbers else "" for index in range(len(heads))]
-    head = "".join(f'<th class="{c}" scope="col">{h}</th>' for h, c in zip(heads, classes, strict=True))
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td class="{c}">{cell}</td>' for cell, c in zip(row, classes, strict=True))
-        + "</tr>"
-        for row in rows
+def facts_markup(facts: Sequence[tuple[str, str, str]]) -> str:
+    """Names with values (markup already) and explanations, one below the other."""
+    rows = "".join(
+        f"<dt>{tip_markup(name, told) if told else html.escape(name)}</dt><dd>{value}</dd>"
+        for name, value, told in facts
     )
-    return f'<div class="eo-scroll"><table class="eo-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def line_chart(unit: str) -> dict[str, Any]:
-    """The options of a line chart over time, without data. Legible in both themes."""
-    grey = "#8a96a6"
-    return {
-        "animation": False,
-        "color": list(PALETTE),
-        "grid": {"left": 8, "right": 12, "top": 34, "bottom": 4, "containLabel": True},
-        "legend": {"top": 0, "left": 0, "icon": "roundRect", "textStyle": {"color": grey}, "type": "scroll"},
-        "tooltip": {"trigger": "axis", "order": "valueDesc", "confine": True},
-        "xAxis": {
-            "type": "time",
-            "axisLabel": {"color": grey, "hideOverlap": True},
-            "splitLine": {"show": False},
-        },
-        "yAxis": {
-            "type": "value",
-            "name": unit,
-            "nameTextStyle": {"color": grey, "align": "left"},
-            "axisLabel": {"color": grey},
-            "splitLine": {"lineStyle": {"color": "rgba(138,150,166,.2)"}},
-        },
-        "useUTC": True,
-        "series": [],
-    }
+    return f'<dl class="eo-facts">{rows}</dl>'

@@ -7,21 +7,20 @@ from collections.abc import Callable
 
 from nicegui import run, ui
 
-from cloud_hub.api.rollout_views import DeviceProgress, LogEntry, RolloutDetail
+from cloud_hub.api.rollout_views import LogEntry, RolloutDetail
 from cloud_hub.dashboard import words
+from cloud_hub.dashboard.ask import ask
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.evidence_chart import EvidenceChart
 from cloud_hub.dashboard.frame import Frame
-from cloud_hub.dashboard.parts import Markup, Pill, tip
+from cloud_hub.dashboard.parts import Markup, Pill, heading
+from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.rollout_devices import RolloutDevices
 from cloud_hub.dashboard.verdict_part import verdict_markup
 from edgeops.errors import EdgeopsError
 
-Act = Callable[[str], None]
-# The steps that a rollout goes through when all is well, and where its other phases stand among them.
-_STEPS = {
-    "canary": ("draft", "canary", "rolling_out", "completed"),
-    "all-at-once": ("draft", "rolling_out", "completed"),
-}
+# What is done (a verb), and the reason that was given for it. Raises `EdgeopsError` when it may not be.
+Act = Callable[[str, str], None]
 _VERBS = {
     "draft": ("approve",),
     "approved": ("abort",),
@@ -29,49 +28,50 @@ _VERBS = {
     "rolling_out": ("pause", "abort"),
     "paused": ("resume", "abort"),
 }
-_CONFIRM = {
-    "promote": "Promote the candidate to the whole cohort, whatever the evidence says?",
-    "abort": "Abort? The devices that were moved return to what they ran before.",
+# The verbs that ask first, and whether they take a reason.
+_QUESTIONS = {
+    "promote": ("Promote the candidate to the whole cohort, whatever the evidence says?", False),
+    "pause": ("Pause? The devices stay on what they run, and no more are moved.", True),
+    "abort": ("Abort? The devices that were moved return to what they ran before.", True),
 }
+_TURNED_BACK = ("rolling_back", "aborted", "failed")
 
 
-def rollout_page(rollout_id: str, view: Cached[RolloutDetail], act: Act) -> None:
-    """Builds the page. `act` performs a verb and raises `EdgeopsError` when it may not be."""
-    frame = Frame("/rollouts", f"Rollout {rollout_id}")
+def rollout_page(rollout_id: str, view: Cached[RolloutDetail], act: Act, pulse: Cached[Pulse]) -> None:
+    """Builds the page."""
+    frame = Frame("/rollouts", f"Rollout {rollout_id}", pulse)
     with frame.main:
         with ui.element("div").classes("eo-head"):
-            title = ui.element("h1")
-            with title:
-                heading = ui.label("")
-            phase = Pill()
+            title = Markup(tag="h1")
+            phase = Pill(testid="phase")
             actions = _Actions(act)
         steps = Markup()
-        reason = ui.label("").classes("eo-muted").props("data-testid=reason")
+        reason = ui.label("").classes("eo-why").props("data-testid=reason")
         with ui.element("section").classes("eo-panel"):
-            with ui.element("h2"):
-                tip(
-                    "Devices",
-                    "Blue: runs the candidate. The mark in the corner says canary. A device counts as updated once it "
-                    "reports the candidate's digest as loaded and has served requests from it.",
-                )
-            devices = _Devices()
-        with ui.element("div").classes("eo-two"):
-            with ui.element("section").classes("eo-panel"):
+            heading(
+                "Devices",
+                "Blue runs the candidate, orange has returned, red has failed. A device counts as updated once "
+                "it reports the candidate's digest as loaded and has served requests from it.",
+            )
+            devices = RolloutDevices()
+        with ui.element("div").classes("eo-two even"):
+            with ui.element("section").classes("eo-panel eo-column"):
                 chart = EvidenceChart()
             with ui.element("section").classes("eo-panel"):
-                with ui.element("h2"):
-                    tip(
-                        "Verdict",
-                        "What the evidence so far says: promote, hold or abort. Missing data is never success.",
-                    )
-                verdict = Markup()
+                heading(
+                    "Verdict",
+                    "What the evidence so far says: promote, hold or abort. Missing data is never success.",
+                )
+                verdict = Markup(testid="verdict")
         with ui.element("section").classes("eo-panel"):
-            ui.html("<h2>What happened</h2>", sanitize=False)
-            log = Markup("eo-log")
+            heading(
+                "What happened", "The newest first; times are UTC. The evidence's looks are in the chart."
+            )
+            log = Markup("eo-log", testid="log")
+        about = ui.label("").classes("eo-muted")
 
     def show(rollout: RolloutDetail) -> None:
-        baseline = f" from {rollout.baseline.version}" if rollout.baseline else ""
-        heading.set_text(f"{rollout.candidate.name} {rollout.candidate.version}{baseline}")
+        title.show(_title(rollout))
         phase.show(words.phase(rollout.phase), words.tone(rollout.phase))
         steps.show(_steps(rollout))
         reason.set_text(f"{rollout.reason} {rollout.meaning}")
@@ -80,12 +80,16 @@ def rollout_page(rollout_id: str, view: Cached[RolloutDetail], act: Act) -> None
         chart.show(rollout)
         verdict.show(verdict_markup(rollout))
         log.show(_log(rollout.log))
+        about.set_text(
+            f"{rollout.id}, {words.phase(rollout.strategy)}, written by {rollout.created_by} "
+            f"on {words.stamp(rollout.created_at_ms)}."
+        )
 
     frame.keep_fresh(view.get, show)
 
 
 class _Actions:
-    """The verbs that the phase allows, as buttons; those that cannot be undone ask first."""
+    """The verbs that the phase allows, as buttons; those that matter most ask first."""
 
     def __init__(self, act: Act) -> None:
         self._act = act
@@ -93,9 +97,13 @@ class _Actions:
         with ui.element("div").classes("eo-actions"):
             for verb in ("approve", "promote", "resume", "pause", "abort"):
                 button = ui.button(verb.capitalize(), on_click=lambda _, verb=verb: self._ask(verb))
+                button.props("no-caps dense padding='4px 14px'")
                 button.props(
-                    "unelevated no-caps dense padding='4px 14px' color="
-                    + ("negative" if verb == "abort" else "primary")
+                    "outline color=negative"
+                    if verb == "abort"
+                    else "outline color=primary"
+                    if verb == "pause"
+                    else "unelevated color=primary"
                 )
                 button.set_visibility(False)
                 self._buttons[verb] = button
@@ -105,76 +113,43 @@ class _Actions:
             button.set_visibility(verb in verbs)
 
     async def _ask(self, verb: str) -> None:
-        if verb in _CONFIRM:
-            with ui.dialog() as dialog, ui.card():
-                ui.label(_CONFIRM[verb])
-                with ui.row():
-                    ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat no-caps")
-                    ui.button(verb.capitalize(), on_click=lambda: dialog.submit(True)).props(
-                        "unelevated no-caps"
-                    )
-            if not await dialog:
-                return
+        reason: str | None = ""
+        if verb in _QUESTIONS:
+            question, takes_reason = _QUESTIONS[verb]
+            reason = await ask(question, verb.capitalize(), reason=takes_reason)
+        if reason is None:
+            return
         try:
-            await run.io_bound(self._act, verb)
+            await run.io_bound(self._act, verb, reason)
         except EdgeopsError as error:
             ui.notify(str(error), type="negative")
 
 
-class _Devices:
-    """A tile a device, which changes colour as the device moves."""
-
-    def __init__(self) -> None:
-        self._grid = ui.element("div").classes("eo-grid")
-        self._tiles: dict[str, tuple[ui.element, ui.label, ui.label]] = {}
-        self._tones: dict[str, str] = {}
-
-    def show(self, devices: list[DeviceProgress]) -> None:
-        for device in devices:
-            if device.name not in self._tiles:
-                self._add(device)
-            tile, status, detail = self._tiles[device.name]
-            status.set_text(words.phase(device.status))
-            detail.set_text(device.detail)
-            tone = _tone(device)
-            if self._tones.get(device.name) != tone:
-                tile.classes(remove="candidate returned failed", add=tone or None)
-                tile.props(f"data-status={device.status}")
-                self._tones[device.name] = tone
-
-    def _add(self, device: DeviceProgress) -> None:
-        with self._grid, ui.element("div").classes("eo-device").props(f"data-device={device.name}") as tile:
-            with ui.element("div").classes("n"):
-                ui.label(device.name)
-                if device.canary:
-                    ui.label("canary").classes("eo-pill accent")
-            ui.label(device.site).classes("d")
-            status = ui.label("")
-            detail = ui.label("").classes("d")
-        self._tiles[device.name] = (tile, status, detail)
-
-
-def _tone(device: DeviceProgress) -> str:
-    if device.status in ("installed", "updated"):
-        return "candidate"
-    return device.status if device.status in ("returned", "failed") else ""
+def _title(rollout: RolloutDetail) -> str:
+    candidate = html.escape(f"{rollout.candidate.name} {rollout.candidate.version}")
+    baseline = f"from {html.escape(rollout.baseline.version)}" if rollout.baseline else "first install"
+    return f'{candidate} <span class="eo-muted">{baseline}</span>'
 
 
 def _steps(rollout: RolloutDetail) -> str:
-    names = list(_STEPS.get(rollout.strategy, ()))
-    # A rollout that turned back shows where it went instead of the end it did not reach.
-    if rollout.phase in ("rolling_back", "aborted", "failed"):
-        names = ["draft", "canary", "rolling_back", "failed" if rollout.phase == "failed" else "aborted"]
+    names = ["draft", "canary"] if rollout.strategy == "canary" else ["draft"]
+    beyond_canary = rollout.devices_moved > len(rollout.canaries)
     current = {"approved": "draft"}.get(rollout.phase, rollout.phase)
+    # A rollout that turned back shows where it went instead of the end that it did not reach.
+    if current in _TURNED_BACK:
+        names += ["rolling_out"] if beyond_canary else []
+        names += ["rolling_back", "failed" if current == "failed" else "aborted"]
+    else:
+        names += ["rolling_out", "completed"]
     if current == "paused":
-        names.insert(2, "paused")
-    position = names.index(current) if current in names else 0
+        names.insert(names.index("rolling_out") + (1 if beyond_canary else 0), "paused")
+    position = names.index(current)
     marks = []
     for index, name in enumerate(names):
-        state = "now" if index == position else "past" if index < position else ""
+        state = f"now {words.tone(name)}" if index == position else "past" if index < position else ""
         aria = ' aria-current="step"' if index == position else ""
-        marks.append(f'<span class="step {state}"{aria}>{html.escape(words.phase(name))}</span>')
-    return f'<div class="eo-steps" data-testid="steps">{"<span aria-hidden=true>→</span>".join(marks)}</div>'
+        marks.append(f'<li class="step {state}"{aria}>{html.escape(words.phase(name))}</li>')
+    return f'<ol class="eo-steps" data-testid="steps" aria-label="Steps">{"".join(marks)}</ol>'
 
 
 def _log(entries: list[LogEntry]) -> str:
@@ -184,14 +159,14 @@ def _log(entries: list[LogEntry]) -> str:
             continue  # the chart shows every look
         detail = entry.detail
         if entry.kind == "transition":
-            what = f"<b>{html.escape(words.phase(str(detail.get('to', ''))))}</b> {html.escape(str(detail.get('reason', '')))}"
+            to = str(detail.get("to", ""))
+            tone = words.tone(to)
+            what = f'<b class="eo-{tone}">{html.escape(words.phase(to))}</b> {html.escape(str(detail.get("reason", "")))}'
         else:
-            what = html.escape(
-                f"{detail.get('device')}: {words.phase(str(detail.get('status')))}. {detail.get('detail')}"
-            )
-        rows.append(
-            f'<tr><td class="eo-muted" style="white-space:nowrap">{words.clock(entry.at_ms)}</td><td>{what}</td></tr>'
-        )
+            status = words.phase(str(detail.get("status")))
+            told = words.phase_in(str(detail.get("detail")))
+            what = f"{html.escape(str(detail.get('device')))}: {html.escape(status)}. {html.escape(told)}"
+        rows.append(f"<li><time>{words.clock(entry.at_ms)}</time><div>{what}</div></li>")
     if not rows:
         return '<div class="eo-muted">Nothing yet: it waits for approval.</div>'
-    return f'<table class="eo-table"><tbody>{"".join(rows)}</tbody></table>'
+    return f"<ul>{''.join(rows)}</ul>"

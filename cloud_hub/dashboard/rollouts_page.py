@@ -11,27 +11,26 @@ from cloud_hub.api.rollout_views import RolloutSummary
 from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.frame import Frame
-from cloud_hub.dashboard.parts import Markup, empty_markup, pill_markup, table_markup, tip_markup
+from cloud_hub.dashboard.parts import Column, Markup, empty_markup, pill_markup, table_markup
+from cloud_hub.dashboard.pulse import Pulse
 
-_HEADS = (
-    "Rollout",
-    "Candidate",
-    tip_markup("Phase", "Where the rollout stands. Hover a phase for its meaning."),
-    tip_markup(
-        "Updated", "Devices that report the candidate as loaded and have served from it, of the cohort."
-    ),
-    "Why",
-    "Begun",
+_COLUMNS = (
+    Column("Rollout", "Its identity, as commands take it."),
+    Column("Candidate", "What the devices are moved to, and what most of them ran before."),
+    Column("Phase", "Where the rollout stands."),
+    Column("Updated", "Devices that report the candidate as loaded and have served from it, of the cohort."),
+    Column("Why", "Why it is in its phase.", wide=True),
+    Column("Begun", "When it was written, and how it moves the devices."),
 )
 
 
-def rollouts_page(view: Cached[Sequence[RolloutSummary]]) -> None:
+def rollouts_page(view: Cached[Sequence[RolloutSummary]], pulse: Cached[Pulse]) -> None:
     """Builds the page."""
-    frame = Frame("/rollouts", "Rollouts")
+    frame = Frame("/rollouts", "Rollouts", pulse)
     with frame.main:
         ui.html("<h1>Rollouts</h1>", sanitize=False)
         with ui.element("section").classes("eo-panel"):
-            table = Markup("w-full")
+            table = Markup("eo-scroll")
 
     def show(rollouts: Sequence[RolloutSummary]) -> None:
         if not rollouts:
@@ -39,11 +38,12 @@ def rollouts_page(view: Cached[Sequence[RolloutSummary]]) -> None:
                 empty_markup(
                     "No rollouts yet",
                     "Publish a bundle, then move devices to it:",
+                    "edgeops publish BUNDLE",
                     "edgeops fleet rollout create MODEL VERSION --approve",
                 )
             )
             return
-        table.show(table_markup(_HEADS, [_row(rollout) for rollout in rollouts]))
+        table.show(table_markup(_COLUMNS, [_row(rollout) for rollout in rollouts], "Rollouts"))
 
     frame.keep_fresh(view.get, show)
 
@@ -51,15 +51,12 @@ def rollouts_page(view: Cached[Sequence[RolloutSummary]]) -> None:
 def _row(rollout: RolloutSummary) -> list[str]:
     candidate = f"{rollout.candidate.name} {rollout.candidate.version}"
     baseline = f"from {rollout.baseline.version}" if rollout.baseline else "first install"
-    phase = (
-        f'<span tabindex="0" class="eo-pill {words.tone(rollout.phase)}" title="{html.escape(rollout.meaning)}">'
-        f"{words.phase(rollout.phase)}</span>"
-    )
+    phase = pill_markup(words.phase(rollout.phase), words.tone(rollout.phase), rollout.meaning)
     return [
         f'<a href="/rollouts/{html.escape(rollout.id)}">{html.escape(rollout.id)}</a>',
         f'{html.escape(candidate)} <span class="eo-muted">{html.escape(baseline)}</span>',
         phase,
         f"{rollout.devices_updated} of {rollout.devices_total}",
         html.escape(rollout.reason),
-        f"{words.stamp(rollout.created_at_ms)} " + pill_markup(words.phase(rollout.strategy), ""),
+        f"{words.stamp(rollout.created_at_ms)}<div class=eo-muted>{words.phase(rollout.strategy)}</div>",
     ]

@@ -7,14 +7,24 @@ from typing import Any
 
 from cloud_hub.api.rollout_views import RolloutDetail
 from cloud_hub.dashboard import words
-from cloud_hub.dashboard.parts import empty_markup, pill_markup, table_markup, tip_markup
+from cloud_hub.dashboard.parts import Column, empty_markup, pill_markup, table_markup
 
 _TONES = {"promote": "ok", "hold": "accent", "abort": "bad"}
-_HEADS = (
-    "",
-    tip_markup("canaries", "Bad outcomes of all outcomes on the devices that run the candidate."),
-    tip_markup("others", "The same on the rest of the cohort in the same time.", "eo-left"),
-    tip_markup("e", "The e-value that decides: 'worse' on the left, 'no worse' on the right.", "eo-left"),
+_COLUMNS = (
+    Column("Metric", "What is counted as a bad outcome."),
+    Column("Canaries", "Bad outcomes of all outcomes on the devices that run the candidate.", number=True),
+    Column("Others", "The same on the rest of the cohort in the same time.", number=True),
+    Column(
+        "Worse?",
+        "The e-value for 'the canaries do worse', and the one that it takes. Bold once it is reached: abort.",
+        number=True,
+    ),
+    Column(
+        "No worse?",
+        "The e-value for 'the canaries stay within the margin', and the one that it takes. Bold once it is "
+        "reached; promotion needs it of every metric.",
+        number=True,
+    ),
 )
 
 
@@ -33,7 +43,9 @@ def verdict_markup(rollout: RolloutDetail) -> str:
         if missing
         else ""
     )
-    figures = table_markup(_HEADS, [_row(figure) for figure in verdict["figures"]], numbers=(1, 2, 3))
+    figures = table_markup(
+        _COLUMNS, [_row(figure) for figure in verdict["figures"]], "Figures of the verdict"
+    )
     return (
         f'<div data-testid="verdict">{pill}<ul class="eo-reasons" style="margin-top:8px">{reasons}</ul>{waits}'
         f'<div style="margin-top:12px">{figures}</div></div>'
@@ -45,16 +57,17 @@ def _row(figure: dict[str, Any]) -> list[str]:
         html.escape(str(figure["metric"])),
         _rate(figure["canary_bad"], figure["canary_n"]),
         _rate(figure["baseline_bad"], figure["baseline_n"]),
-        f"{_e(figure['worse'])} / {_e(figure['no_worse'])}",
+        _question(figure["worse"]),
+        _question(figure["no_worse"]),
     ]
 
 
 def _rate(bad: int, total: int) -> str:
     share = words.share(bad / total if total else None)
-    return f'{share} <span class="eo-muted">{bad:,}/{total:,}</span>'
+    return f'{share} <span class="sub">{bad:,} of {total:,}</span>'
 
 
-def _e(question: dict[str, Any]) -> str:
-    log10 = question["log10_e"]
-    text = f"{10**log10:.3g}" if -3 < log10 < 6 else f"10^{log10:.0f}"
-    return f"<b>{text}</b>" if log10 >= question["log10_threshold"] else text
+def _question(question: dict[str, Any]) -> str:
+    log10, needed = question["log10_e"], question["log10_threshold"]
+    tag = "b" if log10 >= needed else "span"
+    return f'<{tag}>{words.e_value(log10)}</{tag}> <span class="sub">of {words.e_value(needed)}</span>'

@@ -9,16 +9,20 @@ from fastapi import FastAPI
 from nicegui import ui
 from sqlalchemy import Connection
 
-from cloud_hub import monitor_loop, registry, rollouts
+from cloud_hub import enrolment, monitor_loop, registry, rollouts
 from cloud_hub.access import OPERATOR, Services
 from cloud_hub.alert_store import Alert, alerts
 from cloud_hub.api.monitoring import DriftScore
 from cloud_hub.api.rollout_views import RolloutDetail, RolloutSummary, detail, summary
+from cloud_hub.cutoff import cut_off
 from cloud_hub.dashboard.alerts_page import alerts_page
-from cloud_hub.dashboard.cached import Cached
+from cloud_hub.dashboard.cached import Cached, CachedByName
+from cloud_hub.dashboard.device_data import load_device
+from cloud_hub.dashboard.device_page import device_page
 from cloud_hub.dashboard.drift_page import DriftView, drift_page
 from cloud_hub.dashboard.fleet_data import load_fleet
 from cloud_hub.dashboard.fleet_page import fleet_page
+from cloud_hub.dashboard.pulse import load_pulse
 from cloud_hub.dashboard.rollout_page import rollout_page
 from cloud_hub.dashboard.rollouts_page import rollouts_page
 from cloud_hub.store.database import reading, writing
@@ -33,24 +37,27 @@ _MAX_ALERTS = 200
 def register(app: FastAPI, services: Services) -> None:
     """Adds the pages to `app`."""
     engine = services.engine
+    pulse = Cached(lambda: load_pulse(engine), max_age_s=_MAX_AGE_S)
     fleet = Cached(lambda: load_fleet(engine, now_ms()), max_age_s=_MAX_AGE_S)
     listed = Cached(lambda: _rollouts(services), max_age_s=_MAX_AGE_S)
     drift = Cached(lambda: _drift(services), max_age_s=_MAX_AGE_S)
     known_alerts = Cached(lambda: _alerts(services), max_age_s=_MAX_AGE_S)
-    details: dict[str, Cached[RolloutDetail]] = {}
+    one_rollout = CachedByName(partial(_rollout, services), max_age_s=_MAX_AGE_S)
+    one_device = CachedByName(lambda name: load_device(engine, name, now_ms()), max_age_s=_MAX_AGE_S)
 
-    ui.page("/")(lambda: fleet_page(fleet))
-    ui.page("/rollouts")(lambda: rollouts_page(listed))
-    ui.page("/drift")(lambda: drift_page(drift))
-    ui.page("/alerts")(lambda: alerts_page(known_alerts))
+    ui.page("/")(lambda: fleet_page(fleet, pulse))
+    ui.page("/rollouts")(lambda: rollouts_page(listed, pulse))
+    ui.page("/drift")(lambda: drift_page(drift, pulse))
+    ui.page("/alerts")(lambda: alerts_page(known_alerts, pulse))
 
     @ui.page("/rollouts/{rollout_id}")
-    def one(rollout_id: str) -> None:
-        if rollout_id not in details:
-            with reading(engine) as connection:
-                rollouts.load(connection, rollout_id)  # NotFoundError before anything is kept
-            details[rollout_id] = Cached(partial(_rollout, services, rollout_id), max_age_s=_MAX_AGE_S)
-        rollout_page(rollout_id, details[rollout_id], partial(_act, services, rollout_id))
+    def rollout(rollout_id: str) -> None:
+        act = partial(_act, services, rollout_id)
+        rollout_page(rollout_id, one_rollout.of(rollout_id), act, pulse)
+
+    @ui.page("/devices/{name}")
+    def device(name: str) -> None:
+        device_page(name, one_device.of(name), partial(_revoke, services, name), pulse)
 
     # dark=None follows the system's setting. The welcome message would go to the role's log at each start.
     ui.run_with(app, title="edgeops", dark=None, show_welcome_message=False, tailwind=False)
@@ -79,15 +86,26 @@ def _drift(services: Services) -> DriftView:
     return DriftView(scores[0].at_ms if scores else None, scores, labels)
 
 
-def _act(services: Services, rollout_id: str, verb: str) -> None:
+def _act(services: Services, rollout_id: str, verb: str, reason: str) -> None:
     acts: dict[str, Callable[[Connection], object]] = {
         "approve": lambda c: rollouts.approve(c, services.desired_key, rollout_id, OPERATOR, now_ms()),
         "promote": lambda c: rollouts.promote(c, services.desired_key, rollout_id, OPERATOR, now_ms()),
         "resume": lambda c: rollouts.resume(c, services.desired_key, rollout_id, OPERATOR, now_ms()),
-        "pause": lambda c: rollouts.pause(c, services.desired_key, rollout_id, OPERATOR, "", now_ms()),
-        "abort": lambda c: rollouts.abort(c, services.desired_key, rollout_id, OPERATOR, "", now_ms()),
+        "pause": lambda c: rollouts.pause(c, services.desired_key, rollout_id, OPERATOR, reason, now_ms()),
+        "abort": lambda c: rollouts.abort(c, services.desired_key, rollout_id, OPERATOR, reason, now_ms()),
     }
     if verb not in acts:
         raise NotFoundError(f"A rollout knows no verb {verb!r}.", subject=verb)
     with writing(services.engine) as connection:
         acts[verb](connection)
+
+
+def _revoke(services: Services, name: str) -> None:
+    enrolment.revoke(
+        services.engine,
+        services.authority,
+        device=name,
+        actor=OPERATOR,
+        now_ms=now_ms(),
+        on_revoked=lambda device: cut_off(services.settings, device),
+    )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 NONE = "–"
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+# What stands in brackets and is one word of code, such as (self_testing).
+_SNAKE = re.compile(r"(?<=\()[a-z]+(?:_[a-z]+)+(?=\))")
 
 # Which colour a phase of a rollout, a status of a device or a severity has.
 TONES = {
@@ -57,9 +61,29 @@ def stamp(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def e_value(log10_e: float) -> str:
+    """An e-value by its logarithm to base 10."""
+    return f"{10**log10_e:.3g}" if -3 < log10_e < 4 else f"10^{log10_e:.0f}"
+
+
+def evidence(log10_e: float, log10_threshold: float) -> str:
+    """An e-value and the one that is needed."""
+    return f"e = {e_value(log10_e)} of {e_value(log10_threshold)}"
+
+
 def phase(name: str) -> str:
     """A phase as words."""
     return name.replace("_", " ").replace("-", " ")
+
+
+def shortened(text: str) -> str:
+    """A text with its digests cut to twelve digits, by which people know them."""
+    return _DIGEST.sub(lambda found: f"{found.group()[:12]}…", text)
+
+
+def phase_in(text: str) -> str:
+    """A text in which phases stand as they are spelled in code."""
+    return _SNAKE.sub(lambda found: found.group().replace("_", " "), text)
 
 
 def tone(name: str) -> str:

@@ -1,11 +1,6 @@
-"""The update machine as a document, made from its table. `python -m device_agent.core.diagram` prints it.
-
-`docs/update-machine.md` is this output; a test keeps it current.
-"""
+"""The update machine as a page of the documentation, made from its table; a test keeps the page current."""
 
 from __future__ import annotations
-
-import sys
 
 from device_agent.core.update import ROWS, Row
 from device_agent.core.update_types import MEANINGS, PHASES
@@ -13,7 +8,7 @@ from device_agent.core.update_types import MEANINGS, PHASES
 _HEAD = """# The update machine
 
 This page is made from the table in `device_agent/core/update.py`. To make it again:
-`python -m device_agent.core.diagram > docs/update-machine.md`.
+`python -m docs.generate`.
 
 The agent saves the state first and performs the effects afterwards. Effects may be performed again, and a
 restart is an event like the others, so a power cut at any instant leaves one verified version to serve.
@@ -35,7 +30,7 @@ def mermaid() -> str:
     return "\n".join(lines)
 
 
-def document() -> str:
+def page() -> str:
     """The whole page, in Markdown."""
     phases = "\n".join(f"| `{phase}` | {MEANINGS[phase]} |" for phase in PHASES)
     rows = "\n".join(_line(row) for row in ROWS)
@@ -54,7 +49,3 @@ def _line(row: Row) -> str:
         f"| {phases} | `{row.event.__name__}` | {row.about} |"
         f" {', '.join('as before' if to == 'same' else to for to in row.to)} | {row.meaning} |"
     )
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

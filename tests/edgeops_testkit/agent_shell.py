@@ -32,7 +32,7 @@ class WatchedFile(StateFile):
     """`update.json` as it is, and the chain of phases that were saved. `looks[phase]` runs once, after
     that phase was."""
 
-    def __init__(self, path: Path, looks: dict[Phase, Callable[[], None]]) -> None:
+    def __init__(self, path: Path, looks: dict[Phase, Callable[[], object]]) -> None:
         super().__init__(path)
         self.chain: list[str] = []
         self.saved = False
@@ -62,7 +62,7 @@ class Shell:
     root: Path
     command: Sequence[str]
     ready_timeout_s: float = 20.0
-    looks: dict[Phase, Callable[[], None]] = field(default_factory=dict)
+    looks: dict[Phase, Callable[[], object]] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     events: list[str] = field(default_factory=list)
     chain: list[str] = field(default_factory=list)

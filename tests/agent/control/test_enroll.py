@@ -135,6 +135,7 @@ def test_a_power_cut_while_an_identity_is_replaced_leaves_one(
     if renames:
         identity.folder.rename(identity.folder.with_name("identity.old"))
     assert load_identity(identity.folder).key_path.read_bytes() == key
+    assert [path.name for path in identity.folder.parent.glob("identity*")] == ["identity"]
 
 
 def test_a_device_that_is_not_enrolled_is_told_so(tmp_path: Path) -> None:

@@ -406,6 +406,4 @@ def test_every_phase_has_a_meaning_and_a_way_out() -> None:
 
 def test_the_document_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "update-machine.md"
-    assert page.read_text() == diagram.document(), (
-        "run python -m device_agent.core.diagram > docs/update-machine.md"
-    )
+    assert page.read_text() == diagram.page(), "run python -m docs.generate"

@@ -6,6 +6,9 @@ cue. Each row says which phases the saved states went through and what serves at
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +62,7 @@ class Row:
     answers: dict[str, list[Fault]] = field(default_factory=dict)
     serving: tuple[str, ...] = ("good",)
     at: Phase | None = None
-    do: Callable[[World], None] | None = None
+    do: Callable[[World], object] | None = None
     ready_timeout_s: float = 20
 
 
@@ -230,6 +233,39 @@ def test_a_cut_download_goes_on_where_it_stopped(desk: Desk) -> None:
     ranges = [asked for path, asked in desk.hub.requests if path == world.model()]
     assert ranges[0] is None and len(ranges) == 2
     assert ranges[1] is not None and 0 < int(ranges[1].removeprefix("bytes=").rstrip("-")) <= size // 2
+
+
+def test_a_part_that_a_power_cut_damaged_is_fetched_from_the_start(desk: Desk) -> None:
+    desk.enroll()
+    shell = Shell(desk.root / "device", make_plan(desk.root))
+    bundle = desk.bundle("1.0.0")
+    world = World(desk.hub, shell, bundle, shell.slots.staged(bundle.digest))
+    part = shell.slots.parts(bundle.digest) / world.model().rpartition("/")[2]
+    shell.looks["downloading"] = lambda: (part.parent.mkdir(parents=True), part.write_bytes(bytes(100)))
+    state = shell.run((1, bundle), until=lambda s: s.phase == "idle" and s.active is not None)
+    ranges = [asked for path, asked in desk.hub.requests if path == world.model()]
+    assert ranges == ["bytes=100-", None] and state.rejected_generation == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_delays_an_update_until_there_is_room(desk: Desk) -> None:
+    folder = desk.root / "device"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], check=True)
+    try:
+        shell = shell_with_1_0_0(desk, make_plan(desk.root))
+        ballast = folder / "ballast"
+        # Room for the machine's own state, and not for a model.
+        ballast.write_bytes(bytes(shutil.disk_usage(folder).free - (24 << 10)))
+        big = desk.bundle("1.1.0")
+        state = shell.run((2, big), until=lambda s: s.phase == "waiting" and s.attempts >= 2)
+        assert state.error is not None and "disk" in state.error["message"]
+        assert shell.served == "1.0.0"
+        ballast.unlink()
+        shell.run(until=settled)
+        assert shell.served == "1.1.0"
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_only_what_no_slot_has_is_fetched(desk: Desk) -> None:

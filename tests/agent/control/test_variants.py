@@ -1,0 +1,78 @@
+"""Which variant a device takes, and why not the others."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_agent.variants import choose_variant, why_not
+from edgeops.errors import ArtifactError
+from edgeops.manifest import FileEntry, Manifest, ManifestFields, Runtime, Variant
+
+INSTALLED = version("onnxruntime")
+
+
+def variant(name: str, **changes: object) -> Variant:
+    runtime = Runtime(
+        engine=str(changes.get("engine", "onnxruntime")),
+        min_version=str(changes.get("min_version", "1.20")),
+        instruction_sets=tuple(changes.get("instruction_sets", ())),  # type: ignore[arg-type]
+    )
+    return Variant(
+        id=name, format="onnx", precision="fp32", runtime=runtime,
+        files=(FileEntry(path=f"variants/{name}/model.onnx", sha256="0" * 64, size_bytes=1),),
+        memory_bytes=int(changes.get("memory_bytes", 1 << 20)),  # type: ignore[call-overload]
+        target="cloud" if changes.get("cloud") else "device",
+    )  # fmt: skip
+
+
+def manifest(*variants: Variant) -> Manifest:
+    return Manifest.create(
+        ManifestFields(
+            schema_version="1.0", name="digits", version="1.0.0", task="classification",
+            variants=variants, inputs=(), outputs=(), files=(),
+        )
+    )  # fmt: skip
+
+
+def test_the_builders_first_choice_that_fits_is_taken() -> None:
+    bundle = manifest(
+        variant("teacher", cloud=True),
+        variant("big", memory_bytes=1 << 40),
+        variant("good"),
+        variant("also-good"),
+    )
+    assert choose_variant(bundle, 1 << 30).id == "good"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"engine": "llama.cpp"}, "needs llama.cpp, which is not installed"),
+        ({"min_version": "999.0"}, f"needs onnxruntime 999.0, and {INSTALLED} is installed"),
+        ({"instruction_sets": ("warp-drive",)}, "needs the instruction sets warp-drive"),
+        ({"memory_bytes": 1 << 40}, "bytes of memory"),
+    ],
+)
+def test_what_does_not_fit_says_why(changes: dict[str, object], reason: str) -> None:
+    unfit = variant("unfit", **changes)
+    assert reason in (why_not(unfit, 1 << 30) or "")
+    with pytest.raises(ArtifactError, match=r"No variant of digits 1\.0\.0 fits this device: unfit needs"):
+        choose_variant(manifest(unfit), 1 << 30)
+
+
+def test_a_bundle_without_device_variants_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="it has none for devices"):
+        choose_variant(manifest(variant("teacher", cloud=True)), 1 << 30)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+def test_versions_are_compared_by_number(parts: list[int]) -> None:
+    """1.9 is older than 1.10, and 1.2 is 1.2.0."""
+    have = [int(part) for part in INSTALLED.split(".")[:3]]
+    wanted = [*have[: len(parts) - 1], have[len(parts) - 1] + parts[-1]]
+    fits = why_not(variant("v", min_version=".".join(map(str, wanted))), 1 << 30) is None
+    assert fits == (parts[-1] == 0)
