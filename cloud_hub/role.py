@@ -8,7 +8,6 @@ and every user of the machine may read a command line.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import logging
 import os
@@ -22,6 +21,7 @@ import uvloop
 
 from cloud_hub.settings import HubSettings
 from edgeops.errors import EdgeopsError
+from edgeops.processes import die_with_parent
 from edgeops.settings import load
 
 # Each module has `async def serve(settings, ready)`, which runs until it is cancelled.
@@ -31,7 +31,6 @@ ROLES = {
     "gateway": "cloud_hub.fallback.gateway",
     "api": "cloud_hub.app",
 }
-_PR_SET_PDEATHSIG = 1
 
 
 def run_role(settings: HubSettings, role: str, ready: Callable[[], None]) -> None:
@@ -71,9 +70,8 @@ def set_up_logging() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Asks the kernel to send SIGTERM when the supervisor dies (prctl(2), PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Has the kernel send SIGTERM when the supervisor dies."""
+    die_with_parent(signal.SIGTERM)
     # It may have died before that: then nobody will send anything.
     if os.getppid() != parent:
         sys.exit(0)

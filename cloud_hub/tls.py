@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
 import socket
 import ssl
@@ -22,7 +20,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from edgeops.errors import ConfigError
+from edgeops.listening import listen, listen_error
 
 # Key in `scope["extensions"]`: {"device": the certificate's common name, "serial": lower-case hex}.
 PEER = "edgeops.peer"
@@ -65,34 +63,9 @@ def normal_serial(serial: int | str) -> str:
 def bind(host: str, port: int, setting: str) -> socket.socket:
     """A listening socket's address, taken. Raises `ConfigError` naming the port and the setting."""
     try:
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-    except ValueError:
-        family = socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
-        listener.setblocking(False)
+        return listen(host, port)
     except OSError as error:
-        listener.close()
-        raise _bind_error(error, host, port, setting) from error
-    return listener
-
-
-def _bind_error(error: OSError, host: str, port: int, setting: str) -> ConfigError:
-    remedy = f"Choose another with EDGEOPS_HUB_{setting.upper()}"
-    if error.errno == errno.EADDRINUSE:
-        remedy = f"Stop the program that listens there, or c{remedy[1:]}."
-        return ConfigError(f"Port {port} on {host} is taken already.", remedy=remedy, subject=setting)
-    if error.errno == errno.EACCES:
-        text = f"This user may not listen on port {port}."
-        return ConfigError(text, remedy=f"{remedy} (1024 or above).", subject=setting)
-    return ConfigError(
-        f"The hub cannot listen on {host}:{port} ({error.strerror or error}).",
-        remedy=f"Check the address of {setting.replace('_port', '_host')} and {setting}.",
-        subject=setting,
-    )
+        raise listen_error(error, host, port, f"EDGEOPS_HUB_{setting.upper()}") from error
 
 
 class _PeerProtocol(HttpToolsProtocol):

@@ -7,13 +7,11 @@ queue that nobody empties; the port stays bound meanwhile.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import time
 
-from edgeops.errors import ConfigError
+from edgeops.listening import BACKLOG, listen, listen_error
 
-BACKLOG = 2048
 _POLL_S = 0.05
 
 
@@ -26,11 +24,11 @@ class Listener:
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                self.socket = _listening(host, port)
+                self.socket = listen(host, port)
                 break
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                    raise _bind_error(error, host, port, "listen_port") from error
+                    raise listen_error(error, host, port, _variable("listen_port")) from error
             time.sleep(_POLL_S)
         self.shut()
 
@@ -40,7 +38,7 @@ class Listener:
         try:
             self.socket.listen(BACKLOG)
         except OSError as error:
-            raise _bind_error(error, *self._address, "listen_port") from error
+            raise listen_error(error, *self._address, _variable("listen_port")) from error
 
     def shut(self) -> None:
         """Connections are refused from now on; those in the queue are reset. Safe to call again."""
@@ -57,45 +55,10 @@ class Listener:
 def listening_socket(host: str, port: int, setting: str) -> socket.socket:
     """A socket that listens there. Raises `ConfigError` naming the port and the setting it came from."""
     try:
-        return _listening(host, port)
+        return listen(host, port)
     except OSError as error:
-        raise _bind_error(error, host, port, setting) from error
+        raise listen_error(error, host, port, _variable(setting)) from error
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-    except ValueError:
-        family = socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        # With SO_REUSEADDR only listening tells whether another program has the port.
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _bind_error(error: OSError, host: str, port: int, setting: str) -> ConfigError:
-    choose = f"another with EDGEOPS_AGENT_{setting.upper()}"
-    if error.errno == errno.EADDRINUSE:
-        return ConfigError(
-            f"Port {port} on {host} is taken already.",
-            remedy=f"Stop the program that listens there, or choose {choose}.",
-            subject=setting,
-        )
-    if error.errno == errno.EACCES:
-        return ConfigError(
-            f"This user may not listen on port {port}.",
-            remedy=f"Choose {choose} (1024 or above).",
-            subject=setting,
-        )
-    return ConfigError(
-        f"The agent cannot listen on {host}:{port} ({error.strerror or error}).",
-        remedy=f"Check {setting.replace('_port', '_host')} and {setting} in the agent's settings.",
-        subject=setting,
-    )
+def _variable(setting: str) -> str:
+    return f"EDGEOPS_AGENT_{setting.upper()}"

@@ -48,9 +48,9 @@
   });
   document.addEventListener("focusout", (event) => {
     if (owner === event.target) hide();
-    // An element that was taken away did not lose the focus by anyone's will.
-    if (event.target.isConnected) focus = null;
   });
+  // Whoever presses beside everything wants no focus. That its element is taken away is nobody's will.
+  document.addEventListener("pointerdown", () => (focus = null), { capture: true });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });

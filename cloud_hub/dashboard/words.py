@@ -78,7 +78,7 @@ def phase(name: str) -> str:
 
 def shortened(text: str) -> str:
     """A text with its digests cut to twelve digits, by which people know them."""
-    return _DIGEST.sub(lambda found: f"{found.group()[:12]}…", text)
+    return _DIGEST.sub(lambda found: found.group()[:12], text)
 
 
 def phase_in(text: str) -> str:

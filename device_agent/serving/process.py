@@ -7,7 +7,6 @@ it SIGTERM when its parent dies, and a drain that hangs is ended by SIGALRM, whi
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import resource
@@ -39,18 +38,18 @@ from device_agent.serving_protocol import (
     encode_line,
 )
 from edgeops.errors import EdgeopsError
+from edgeops.processes import die_with_parent, limit_memory
 from edgeops.serving.tensor_routes import tensor_routes
 
 _log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _HANG_S: Final = 2
 
 
 def main(channel_fd: int) -> int:
     """Runs the process on its channel and returns its exit status: 0 after draining, 1 when it failed."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
     # Ctrl-C goes to the whole process group; when to stop is the control process's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Memory holds requests; a core file would keep them.
@@ -89,7 +88,7 @@ async def _run(channel_fd: int) -> int:
     if not isinstance(start, Start):
         return 1
     try:
-        resource.setrlimit(resource.RLIMIT_DATA, (start.memory_bytes, start.memory_bytes))
+        limit_memory(start.memory_bytes)
         loaded, host, app = _prepare(start)
     except EdgeopsError as error:
         await channel.send(Failed(error=error.to_dict()))
