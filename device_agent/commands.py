@@ -80,7 +80,11 @@ def enroll(
 @click.option("--window-interval-s", type=float, metavar="S", help="Length of a telemetry window.")
 @click.option("--engine-threads", type=click.IntRange(1, 64), help="Threads of the inference engine.")
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="The least severe messages that are logged.",
 )
 @_state_option
 def run(log_level: str, **flags: Any) -> None:

@@ -94,7 +94,13 @@ def rollout() -> None:
 @click.argument("version")
 @click.option("--cohort", "labels", multiple=True, metavar="KEY=VALUE", help="Devices with this label.")
 @click.option("--device", "names", multiple=True, help="This device; may be repeated.  [default: all]")
-@click.option("--strategy", type=click.Choice(["canary", "all-at-once"]), default="canary", show_default=True)
+@click.option(
+    "--strategy",
+    type=click.Choice(["canary", "all-at-once"]),
+    default="canary",
+    show_default=True,
+    help="Canaries first, judged against the others; or all devices unjudged, as for a first install.",
+)
 @click.option("--canary", "canary_count", type=click.IntRange(1), help="How many canaries.  [default: 10%]")
 @click.option("--margin", type=float, help="How much worse would still do, as a share.  [default: 0.02]")
 @click.option("--alpha", type=float, help="Accepted chance of a false abort.  [default: 0.05]")

@@ -183,7 +183,7 @@ def test_drift_and_alerts_are_answered_and_printed(hub: FleetHub, api: TestClien
         for seed in range(4):
             pictures = images(60, seed=seed, shifted=name in ("d0", "d3"))
             hub.window(name, hub.bundles["1.0.0"], requests=60, images=pictures)
-    hub.look()
+    hub.look_again_and_again()
     drift = get(api, "/drift")
     assert drift["at_ms"] == hub.now_ms
     assert {each["site"] for each in drift["scores"] if each["drifted"]} == {"north"}

@@ -1,0 +1,204 @@
+"""A machine that systemd boots, for tests: this machine's /usr read-only, everything else empty and in memory,
+loopback for a network, and edgeops below /opt/edgeops as on a device. Needs root and systemd-nspawn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+EDGEOPS = "/opt/edgeops/bin/edgeops"
+_BOOT_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+# `hidepid` and the like must not come from the test's own network namespace, so the client runs in the machine's.
+_FETCH = """
+import json, sys, urllib.error, urllib.request
+asked = json.load(sys.stdin)
+body = None if asked["body"] is None else json.dumps(asked["body"]).encode()
+request = urllib.request.Request(asked["url"], data=body, headers=asked["headers"])
+try:
+    with urllib.request.urlopen(request, timeout=10) as response:
+        print(json.dumps({"status": response.status, "text": response.read().decode()}))
+except urllib.error.HTTPError as error:
+    print(json.dumps({"status": error.code, "text": error.read().decode()}))
+except OSError as error:
+    print(json.dumps({"status": 0, "text": str(error)}))
+"""
+
+
+def why_not() -> str | None:
+    """What this machine lacks to boot another one inside, in a sentence; None if nothing."""
+    if sys.platform != "linux":
+        return "systemd boots on Linux only"
+    if os.geteuid() != 0:
+        return "only root may boot a machine with systemd-nspawn"
+    for program, package in (("systemd-nspawn", "systemd-container"), ("dbus-daemon", "dbus")):
+        if shutil.which(program) is None:
+            return f"{program} is not installed (apt-get install {package})"
+    return None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an HTTP server said. `status` is 0 when none answered."""
+
+    status: int
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Machine:
+    """Boots when made; `stop` ends it, and all that runs in it."""
+
+    def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
+        """`files`: what else it sees, read-only, by the path it has there. Works in `folder`."""
+        self._log = folder / "console.log"
+        binds = [f"--bind-ro={outside}:{inside}" for inside, outside in (_program(folder) | files).items()]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self._log.open("wb") as log:
+            notified.bind(str(folder / "notify"))
+            notified.settimeout(_BOOT_TIMEOUT_S)
+            self._nspawn = subprocess.Popen(
+                ["systemd-nspawn", "--boot", "--directory=/", "--volatile=yes", "--private-network",
+                 # What it takes where no systemd runs outside; see systemd-nspawn(1).
+                 "--register=no", "--keep-unit", "--console=pipe", "--notify-ready=yes",
+                 *binds, "--", "--unit=basic.target"],
+                env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+            try:
+                self._leader = self._booted(notified)
+            except BaseException:
+                self.stop()
+                raise
+        if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+            self.run_ok("ldconfig", "/opt/python-library")
+
+    def _booted(self, notified: socket.socket) -> str:
+        """The process id of its init, once that says that the machine is up."""
+        leader = ""
+        while True:
+            try:
+                lines = notified.recv(4096).decode().splitlines()
+            except TimeoutError:
+                raise AssertionError(f"the machine did not boot: {self.console()}") from None
+            for line in lines:
+                if line.startswith("X_NSPAWN_LEADER_PID="):
+                    leader = line.partition("=")[2]
+            if leader and "READY=1" in lines:
+                return leader
+
+    def run(self, *command: str, stdin: str = "", timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+        """Runs a command inside, as root."""
+        return subprocess.run(
+            ["nsenter", f"--target={self._leader}", "--all", "--", *command],
+            env={"PATH": "/usr/sbin:/usr/bin", "EDGEOPS_HUB_STATE_DIR": "/var/lib/edgeops-hub"},
+            input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def run_ok(self, *command: str, stdin: str = "") -> str:
+        """Runs a command inside that must succeed; returns what it printed."""
+        done = self.run(*command, stdin=stdin)
+        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def http(self, url: str, body: object | None = None, token: str | None = None) -> Answer:
+        """One request from inside: POST when there is a body, else GET."""
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        done = subprocess.run(
+            ["nsenter", f"--target={self._leader}", "--net", "--", sys.executable, "-I", "-S", "-c", _FETCH],
+            input=json.dumps({"url": url, "body": body, "headers": headers}),
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        return Answer(**json.loads(done.stdout))
+
+    def show(self, unit: str, *properties: str) -> dict[str, str]:
+        """Properties of a unit, by name."""
+        told = self.run_ok("systemctl", "show", unit, *(f"--property={name}" for name in properties))
+        return {name: value for name, _, value in (line.partition("=") for line in told.splitlines())}
+
+    def main_pid(self, unit: str) -> int:
+        """The process id of a service, as it is inside; 0 while it does not run."""
+        return int(self.show(unit, "MainPID")["MainPID"])
+
+    def restarts(self, unit: str) -> int:
+        """How often systemd started it again by itself."""
+        return int(self.show(unit, "NRestarts")["NRestarts"])
+
+    def journal(self, unit: str) -> str:
+        """What the unit said, and what systemd said of it."""
+        return self.run("journalctl", "--unit", unit, "--output=cat", "--no-pager").stdout
+
+    def processes(self, unit: str) -> list[int]:
+        """All processes of a unit, as their ids are inside."""
+        group = self.show(unit, "ControlGroup")["ControlGroup"]
+        if not group:
+            return []
+        told = self.run("sh", "-c", 'cat "/sys/fs/cgroup$0/cgroup.procs" "/sys/fs/cgroup/systemd$0/cgroup.procs"', group)
+        return sorted({int(line) for line in told.stdout.split()})
+
+    def proc_status(self, pid: int) -> dict[str, str]:
+        """/proc/<pid>/status (proc(5)) of a process inside."""
+        told = self.run_ok("cat", f"/proc/{pid}/status")
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in told.splitlines())}
+
+    def console(self) -> str:
+        """The end of what the machine's console showed."""
+        return self._log.read_text(errors="replace")[-4000:]
+
+    def stop(self) -> None:
+        """Shuts the machine down; kills it if it takes too long."""
+        self._nspawn.send_signal(signal.SIGTERM)
+        try:
+            self._nspawn.wait(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            # Its init was told to die with it.
+            self._nspawn.kill()
+            self._nspawn.wait()
+
+
+def _program(folder: Path) -> dict[str, Path]:
+    """An installation below /opt/edgeops of this source tree with the running interpreter and its packages.
+
+    Nothing is copied. The interpreter gets another place since its own may be somebody's home folder, which
+    no hardened service can see.
+    """
+    made = folder / "opt-edgeops"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = made / "lib" / version / "site-packages"
+    for path in (made / "bin", made / "tree", made / "packages", packages):
+        path.mkdir(parents=True)
+    (made / "pyvenv.cfg").write_text("home = /opt/python/bin\ninclude-system-site-packages = false\n")
+    # The tree comes first, however edgeops was installed among the packages.
+    (packages / "edgeops.pth").write_text("/opt/edgeops/tree\n/opt/edgeops/packages\n")
+    (made / "bin" / "python").symlink_to(f"/opt/python/bin/{version}")
+    script = made / "bin" / "edgeops"
+    script.write_text("#!/opt/edgeops/bin/python -P\nfrom edgeops.cli import main\n\nmain()\n")
+    script.chmod(0o755)
+    for path in (made, *made.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    files = {
+        "/opt/edgeops": made,
+        "/opt/edgeops/tree": ROOT,
+        "/opt/edgeops/packages": Path(sysconfig.get_path("purelib")),
+        "/opt/python": Path(sys.base_prefix),
+    }
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        library = str(sysconfig.get_config_var("INSTSONAME"))
+        files[f"/opt/python-library/{library}"] = Path(str(sysconfig.get_config_var("LIBDIR"))) / library
+    return files
