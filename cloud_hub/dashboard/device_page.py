@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from nicegui import run, ui
 
 from cloud_hub.dashboard import device_words, words
-from cloud_hub.dashboard.ask import ask
+from cloud_hub.dashboard.ask import Question
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.charts import PALETTE, Line, LineChart
 from cloud_hub.dashboard.device_data import DeviceView, EventRow, WindowRow
@@ -48,11 +48,15 @@ def device_page(
     """Builds the page. `revoke` cuts the device off; it raises `EdgeopsError` when it cannot."""
     frame = Frame("", f"Device {name}", pulse)
     with frame.main:
+        question = Question(
+            f"Revoke {name}? Its certificates end and its connections are cut. To come back it must enrol again.",
+            "Revoke",
+        )
         with ui.element("div").classes("eo-head"):
             title = Markup(tag="h1")
             link = Pill(testid="link")
             with ui.element("div").classes("eo-actions"):
-                button = ui.button("Revoke", on_click=lambda: _revoke(name, revoke))
+                button = ui.button("Revoke", on_click=lambda: _revoke(question, revoke))
                 button.props("outline no-caps dense padding='4px 14px' color=negative")
         failure = Markup(testid="failure")
         with ui.element("div").classes("eo-two half"):
@@ -97,11 +101,8 @@ def device_page(
     frame.keep_fresh(view.get, show)
 
 
-async def _revoke(name: str, revoke: Callable[[], None]) -> None:
-    question = (
-        f"Revoke {name}? Its certificates end and its connections are cut. To come back it must enrol again."
-    )
-    if await ask(question, "Revoke") is None:
+async def _revoke(question: Question, revoke: Callable[[], None]) -> None:
+    if await question.ask() is None:
         return
     try:
         await run.io_bound(revoke)

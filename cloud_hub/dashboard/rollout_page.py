@@ -9,7 +9,7 @@ from nicegui import run, ui
 
 from cloud_hub.api.rollout_views import LogEntry, RolloutDetail
 from cloud_hub.dashboard import words
-from cloud_hub.dashboard.ask import ask
+from cloud_hub.dashboard.ask import Question
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.evidence_chart import EvidenceChart
 from cloud_hub.dashboard.frame import Frame
@@ -94,6 +94,10 @@ class _Actions:
     def __init__(self, act: Act) -> None:
         self._act = act
         self._buttons: dict[str, ui.button] = {}
+        self._questions = {
+            verb: Question(text, verb.capitalize(), reason=reason)
+            for verb, (text, reason) in _QUESTIONS.items()
+        }
         with ui.element("div").classes("eo-actions"):
             for verb in ("approve", "promote", "resume", "pause", "abort"):
                 button = ui.button(verb.capitalize(), on_click=lambda _, verb=verb: self._ask(verb))
@@ -114,9 +118,8 @@ class _Actions:
 
     async def _ask(self, verb: str) -> None:
         reason: str | None = ""
-        if verb in _QUESTIONS:
-            question, takes_reason = _QUESTIONS[verb]
-            reason = await ask(question, verb.capitalize(), reason=takes_reason)
+        if verb in self._questions:
+            reason = await self._questions[verb].ask()
         if reason is None:
             return
         try:

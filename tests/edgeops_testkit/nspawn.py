@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 EDGEOPS = "/opt/edgeops/bin/edgeops"
 _BOOT_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
-# `hidepid` and the like must not come from the test's own network namespace, so the client runs in the machine's.
+# A client that runs in the machine's network. What it is to send comes by standard input: it may be secret.
 _FETCH = """
 import json, sys, urllib.error, urllib.request
 asked = json.load(sys.stdin)
@@ -67,7 +67,7 @@ class Machine:
     def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
         """`files`: what else it sees, read-only, by the path it has there. Works in `folder`."""
         self._log = folder / "console.log"
-        binds = [f"--bind-ro={outside}:{inside}" for inside, outside in (_program(folder) | files).items()]
+        binds = [f"--bind-ro={outside}:{inside}" for inside, outside in (_program(folder) | dict(files)).items()]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self._log.open("wb") as log:
             notified.bind(str(folder / "notify"))
             notified.settimeout(_BOOT_TIMEOUT_S)
@@ -148,7 +148,9 @@ class Machine:
         group = self.show(unit, "ControlGroup")["ControlGroup"]
         if not group:
             return []
-        told = self.run("sh", "-c", 'cat "/sys/fs/cgroup$0/cgroup.procs" "/sys/fs/cgroup/systemd$0/cgroup.procs"', group)
+        told = self.run(
+            "sh", "-c", 'cat "/sys/fs/cgroup$0/cgroup.procs" "/sys/fs/cgroup/systemd$0/cgroup.procs"', group
+        )
         return sorted({int(line) for line in told.stdout.split()})
 
     def proc_status(self, pid: int) -> dict[str, str]:
@@ -187,7 +189,7 @@ def _program(folder: Path) -> dict[str, Path]:
     (packages / "edgeops.pth").write_text("/opt/edgeops/tree\n/opt/edgeops/packages\n")
     (made / "bin" / "python").symlink_to(f"/opt/python/bin/{version}")
     script = made / "bin" / "edgeops"
-    script.write_text("#!/opt/edgeops/bin/python -P\nfrom edgeops.cli import main\n\nmain()\n")
+    script.write_text("#!/opt/edgeops/bin/python\nfrom edgeops.cli import main\n\nmain()\n")
     script.chmod(0o755)
     for path in (made, *made.rglob("*")):
         if path.is_dir():
