@@ -61,6 +61,8 @@ class HubLink:
         self._on_connected = on_connected
         self._keep_session = session_expiry_s > 0
         self._connected = threading.Event()
+        # The broker has confirmed the subscriptions: from now on nothing that is published is missed.
+        self._subscribed = threading.Event()
         self._refusal: str | None = None
         self._refused: set[int] = set()
         self.epoch = 0
@@ -80,12 +82,14 @@ class HubLink:
         client.reconnect_delay_set(_RECONNECT_MIN_S, _RECONNECT_MAX_S)
         client.on_connect = self._handle_connect
         client.on_disconnect = self._handle_disconnect
+        client.on_subscribe = self._handle_subscribe
         client.on_message = self._handle_message
         client.on_publish = self._handle_publish
         self._client = client
 
     def open(self, timeout_s: float = 10.0) -> None:
-        """Connects. Raises `TransportError` if the broker does not answer in time, or refuses."""
+        """Connects and subscribes. Raises `TransportError` if the broker does not answer in time, or
+        refuses."""
         self._client.connect_async(
             self._path,
             keepalive=KEEPALIVE_S,
@@ -93,7 +97,8 @@ class HubLink:
             properties=self._properties,
         )
         self._client.loop_start()
-        if not self._connected.wait(timeout_s):
+        ready = self._subscribed if self._subscriptions else self._connected
+        if not ready.wait(timeout_s):
             self.close()
             why = f"refused the hub ({self._refusal})" if self._refusal else "does not answer"
             raise TransportError(
@@ -174,8 +179,24 @@ class HubLink:
         _properties: Properties | None,
     ) -> None:
         self._connected.clear()
+        self._subscribed.clear()
         if reason.is_failure:
             logger.warning("The connection to the broker broke (%s); trying again.", reason)
+
+    def _handle_subscribe(
+        self,
+        _client: Client,
+        _userdata: object,
+        _mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        refused = [reason for reason in reasons if reason.is_failure]
+        if refused:
+            self._refusal = f"a subscription: {refused[0]}"
+            logger.error("The broker refused a subscription (%s).", refused[0])
+        else:
+            self._subscribed.set()
 
     def _handle_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
         if self._on_message is not None:

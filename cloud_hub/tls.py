@@ -65,7 +65,7 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     try:
         return listen(host, port)
     except OSError as error:
-        raise listen_error(error, host, port, f"EDGEOPS_HUB_{setting.upper()}") from error
+        raise listen_error(error, host, port, setting, "EDGEOPS_HUB_") from error
 
 
 class _PeerProtocol(HttpToolsProtocol):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import shutil
 import ssl
 from collections.abc import Sequence
@@ -224,10 +223,10 @@ def _forget_another(layout: Layout, enrolment: Enrolment) -> bool:
     """Drops what belongs to an earlier identity of another name or hub: generations and sequence numbers
     mean nothing to this one."""
     try:
-        before = json.loads((layout.identity / ENROLMENT).read_bytes())
-    except (OSError, ValueError):
-        before = {}
-    same = (before.get("device"), before.get("ca_sha256")) == (enrolment.device, enrolment.ca_sha256)
+        before = msgspec.json.decode((layout.identity / ENROLMENT).read_bytes(), type=Enrolment)
+        same = (before.device, before.ca_sha256) == (enrolment.device, enrolment.ca_sha256)
+    except (OSError, msgspec.DecodeError):
+        same = False
     if same or not layout.update_file.exists():
         return False
     layout.update_file.unlink()

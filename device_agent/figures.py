@@ -21,6 +21,7 @@ from device_agent.telemetry import Telemetry
 from device_agent.twin import Twin
 from device_agent.updater import Updater
 from edgeops import __version__
+from edgeops.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,16 @@ def status(parts: Parts) -> dict[str, Any]:
         "twin": asdict(parts.twin.figures),
         "telemetry": asdict(parts.telemetry.figures),
         "spool": {"pending": parts.spool.count(), "used_bytes": parts.spool.used_bytes()},
-        "certificate": {
-            "expires_at_ms": _ms(parts.identity.certificate().not_valid_after_utc.timestamp()),
-            "renewal_due_ms": parts.identity.renewal_due_ms(),
-        },
+        "certificate": _certificate(parts.identity),
     }
+
+
+def _certificate(identity: Identity) -> dict[str, Any]:
+    try:
+        expires_at_ms = _ms(identity.certificate().not_valid_after_utc.timestamp())
+        return {"expires_at_ms": expires_at_ms, "renewal_due_ms": identity.renewal_due_ms()}
+    except ConfigError as error:
+        return {"error": error.to_dict()}
 
 
 def registry(parts: Parts) -> CollectorRegistry:
@@ -141,7 +147,10 @@ class _AgentCollector(Collector):
             requests.add_metric([ref.name, ref.version], running.requests)
         yield bundle
         yield requests
-        expiry = self._parts.identity.certificate().not_valid_after_utc.timestamp()
+        try:
+            expiry = self._parts.identity.certificate().not_valid_after_utc.timestamp()
+        except ConfigError:
+            return  # a damaged file has no end to tell; `/status` says what is wrong with it
         yield _gauge("certificate_expiry_timestamp_seconds", "When the client certificate ends.", expiry)
 
 

@@ -158,10 +158,18 @@ def load_identity(folder: Path) -> Identity:
         enrolment = msgspec.json.decode(path.read_bytes(), type=Enrolment)
     except (OSError, msgspec.DecodeError) as error:
         raise _broken(path, str(error)) from error
-    builders = load_public_keys(folder / BUILDERS)
+    try:
+        builders = load_public_keys(folder / BUILDERS)
+        desired_key = load_public_key(folder / DESIRED_KEY)
+    except ConfigError as error:
+        raise _broken(Path(error.subject or folder), "it holds no public key") from error
     if not is_name(enrolment.device) or not builders:
         raise _broken(path, "it names no device, or no builder is trusted")
-    return Identity(folder, enrolment, builders, load_public_key(folder / DESIRED_KEY))
+    identity = Identity(folder, enrolment, builders, desired_key)
+    # Now, and not when they are needed: serving processes would fail for it, and a good bundle be blamed.
+    identity.tls_context()
+    identity.certificate()
+    return identity
 
 
 def write_identity(folder: Path, files: Mapping[str, bytes]) -> None:

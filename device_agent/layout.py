@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from edgeops.errors import ConfigError
 
@@ -66,13 +67,22 @@ class Layout:
                 subject=str(self.root),
             ) from error
 
-    def lock(self) -> BinaryIO:
+    def lock(self) -> FileIO:
         """Takes the state folder for this process, until the returned file is closed or the process dies.
 
-        Raises `ConfigError` when another agent has it.
+        Raises `ConfigError` when another agent has it, or the disk refuses.
         """
-        # The descriptor is close-on-exec: a serving process that outlives its agent must not hold the lock.
-        file = (self.run / "agent.lock").open("a+b")
+        path = self.run / "agent.lock"
+        try:
+            # Close-on-exec: a serving process that outlives its agent must not hold the lock. Unbuffered:
+            # what a full disk refuses is not kept, to be refused again when the file is closed.
+            file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be opened ({error.strerror}).",
+                remedy="Check the disk, and that this user may write there.",
+                subject=str(path),
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -84,7 +94,8 @@ class Layout:
                 remedy="Stop it, or give this one a state folder of its own by EDGEOPS_AGENT_STATE_DIR.",
                 subject=str(self.root),
             ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
+        # Who holds it is for people to read; on a full disk the lock holds without it.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
         return file

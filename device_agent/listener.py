@@ -12,6 +12,7 @@ import time
 
 from edgeops.listening import BACKLOG, listen, listen_error
 
+ENV_PREFIX = "EDGEOPS_AGENT_"
 _POLL_S = 0.05
 
 
@@ -28,7 +29,7 @@ class Listener:
                 break
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                    raise listen_error(error, host, port, _variable("listen_port")) from error
+                    raise listen_error(error, host, port, "listen_port", ENV_PREFIX) from error
             time.sleep(_POLL_S)
         self.shut()
 
@@ -38,7 +39,7 @@ class Listener:
         try:
             self.socket.listen(BACKLOG)
         except OSError as error:
-            raise listen_error(error, *self._address, _variable("listen_port")) from error
+            raise listen_error(error, *self._address, "listen_port", ENV_PREFIX) from error
 
     def shut(self) -> None:
         """Connections are refused from now on; those in the queue are reset. Safe to call again."""
@@ -57,8 +58,4 @@ def listening_socket(host: str, port: int, setting: str) -> socket.socket:
     try:
         return listen(host, port)
     except OSError as error:
-        raise listen_error(error, host, port, _variable(setting)) from error
-
-
-def _variable(setting: str) -> str:
-    return f"EDGEOPS_AGENT_{setting.upper()}"
+        raise listen_error(error, host, port, setting, ENV_PREFIX) from error

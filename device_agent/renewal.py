@@ -45,12 +45,12 @@ async def keep_renewed(
     each connection, so nothing is cut."""
     failures = 0
     while True:
-        wait_s = (identity.renewal_due_ms() - clock.now_ms()) / 1000
-        if wait_s > 0:
-            # In steps: the wall clock of a device may jump.
-            await asyncio.sleep(min(wait_s, _LOOK_AGAIN_S))
-            continue
         try:
+            wait_s = (identity.renewal_due_ms() - clock.now_ms()) / 1000
+            if wait_s > 0:
+                # In steps: the wall clock of a device may jump.
+                await asyncio.sleep(min(wait_s, _LOOK_AGAIN_S))
+                continue
             await asyncio.to_thread(renew, identity, hub_url, timeout_s)
         except EdgeopsError as error:
             failures += 1

@@ -50,10 +50,11 @@ class Telemetry:
 
     def drain(self, *, flush: bool) -> None:
         """Closes the windows that are due (all, if `flush`)."""
-        # A full spool or disk is no reason to stop serving: rows wait in the rings.
+        # A full spool, or a disk that is full or takes no more writes, is no reason to stop serving: rows wait
+        # in the rings.
         try:
             closed = self._collector.collect(clock.now_ms(), flush)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             if self.figures.last_error != str(error):
                 _log.error("Telemetry has to wait: %s", error)
             self.figures.last_error = str(error)

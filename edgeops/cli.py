@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from edgeops import __version__
-from edgeops.errors import ConfigError, EdgeopsError
+from edgeops.errors import ConfigError, EdgeopsError, machine_error
 
 GROUP = "edgeops.commands"
 PROGRAM = "edgeops"
@@ -127,6 +127,12 @@ def main() -> None:
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         _report(_missing_extra(error))
+        sys.exit(ConfigError.exit_code)
+    except OSError as error:
+        # Only where a file is at fault: anything else is a bug, and its traceback says where.
+        if error.filename is None:
+            raise
+        _report(machine_error(error))
         sys.exit(ConfigError.exit_code)
 
 

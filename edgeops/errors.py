@@ -146,3 +146,12 @@ class IllegalTransitionError(EdgeopsError):
     exit_code = 11
     http_status = 409
     kind = "illegal_transition"
+
+
+def machine_error(error: OSError) -> ConfigError:
+    """The operating system's refusal of a file as an error of ours, for where nobody knows more of it."""
+    return ConfigError(
+        f"{error.filename} cannot be used ({error.strerror}).",
+        remedy="Check the path, the disk behind it, and that this user may use it.",
+        subject=str(error.filename),
+    )

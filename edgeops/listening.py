@@ -32,23 +32,24 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def listen_error(error: OSError, host: str, port: int, variable: str) -> ConfigError:
-    """`error` as one sentence and a remedy; `variable` is the environment variable that sets the port."""
+def listen_error(error: OSError, host: str, port: int, setting: str, env_prefix: str) -> ConfigError:
+    """`error` as one sentence and a remedy. `setting` is the one that holds the port, such as `api_port`."""
+    variable = f"{env_prefix}{setting.upper()}"
     choose = f"another with {variable}"
     if error.errno == errno.EADDRINUSE:
         return ConfigError(
             f"Port {port} on {host} is taken already.",
             remedy=f"Stop the program that listens there, or choose {choose}.",
-            subject=variable,
+            subject=setting,
         )
     if error.errno == errno.EACCES:
         return ConfigError(
             f"This user may not listen on port {port}.",
             remedy=f"Choose {choose} (1024 or above).",
-            subject=variable,
+            subject=setting,
         )
     return ConfigError(
         f"This machine cannot listen on {host}:{port} ({error.strerror or error}).",
         remedy=f"Check {variable} and {variable.removesuffix('_PORT')}_HOST.",
-        subject=variable,
+        subject=setting,
     )

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeops.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Home:
@@ -15,7 +17,10 @@ class Home:
 
 
 def home() -> Home:
-    """The roots in force. Nothing is created here; whoever writes makes its own folder."""
+    """The roots in force. Nothing is created here; whoever writes makes its own folder.
+
+    Raises `ConfigError` for an account without a home folder, such as a service's, unless it is told of one.
+    """
     override = os.environ.get("EDGEOPS_HOME")
     if override:
         root = Path(override).expanduser().absolute()
@@ -23,4 +28,11 @@ def home() -> Home:
     from platformdirs import PlatformDirs
 
     dirs = PlatformDirs("edgeops", appauthor=False)
-    return Home(dirs.user_config_path, dirs.user_state_path, dirs.user_cache_path)
+    try:
+        return Home(dirs.user_config_path, dirs.user_state_path, dirs.user_cache_path)
+    except RuntimeError as error:
+        raise ConfigError(
+            "This account has no home folder to keep settings and state in.",
+            remedy="Name a folder with EDGEOPS_HOME, or set HOME.",
+            subject="EDGEOPS_HOME",
+        ) from error

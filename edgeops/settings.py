@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -43,16 +44,23 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def load(kind: type[SettingsT], **flags: Any) -> SettingsT:
     """The settings in force. `flags` that are None count as not given.
 
-    Raises `ConfigError` naming the setting that is at fault.
+    Raises `ConfigError` naming the setting, or the file, that is at fault.
     """
+    file = home().config / kind.file_name
     try:
         return kind(**{name: value for name, value in flags.items() if value is not None})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(
+            f"The settings file {file} cannot be read ({error}).",
+            remedy="Correct it (https://toml.io), or move it away.",
+            subject=str(file),
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         prefix = kind.model_config.get("env_prefix", "")
         raise ConfigError(
             f"The setting {name!r} is at fault: {first['msg']}.",
-            remedy=f"Set it by its flag, by {prefix}{name.upper()}, or in {home().config / kind.file_name}.",
+            remedy=f"Set it by its flag, by {prefix}{name.upper()}, or in {file}.",
             subject=name,
         ) from error

@@ -179,7 +179,7 @@ def test_a_taken_port_names_the_setting() -> None:
             bind("127.0.0.1", port, "device_port")
     finally:
         taken.close()
-    assert caught.value.subject == "EDGEOPS_HUB_DEVICE_PORT"
+    assert caught.value.subject == "device_port"
     assert str(port) in caught.value.message
     assert "EDGEOPS_HUB_DEVICE_PORT" in str(caught.value.remedy)
 
