@@ -22,7 +22,7 @@ $(STAMPS)/demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	@mkdir -p $(STAMPS)
-	@sh deploy/system-packages.sh mosquitto mosquitto-clients chromium prometheus || true
+	@sh deploy/system-packages.sh mosquitto mosquitto-clients chromium prometheus systemd-container || true
 	@echo "Installing the pinned packages of every role into $(VENV) ..."
 	$(PIP) install -c constraints.txt -e '.[agent,hub,build,dev]'
 	@touch $@ $(STAMPS)/demo

@@ -92,17 +92,20 @@ def operator_token_path(settings: HubSettings) -> Path:
 
 
 def prepare_operator_token(settings: HubSettings) -> None:
-    """Makes the operator's token at the first start."""
+    """Makes the operator's token at the first start. Raises `ConfigError` when what is there is none."""
     path = operator_token_path(settings)
     if not path.exists():
         write_atomic(path, f"{secrets.token_urlsafe(32)}\n".encode(), mode=0o600)
+    read_operator_token(settings)
 
 
 def read_operator_token(settings: HubSettings) -> str:
     """The operator's token. Raises `ConfigError` when there is none."""
     path = operator_token_path(settings)
     try:
-        token = path.read_text().strip()
+        token = path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
     except OSError as error:
         raise ConfigError(
             f"The operator's token {path} cannot be read ({error.strerror}).",

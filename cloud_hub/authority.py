@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from cloud_hub.tls import TlsFiles, normal_serial
 from edgeops.durable import write_atomic
 from edgeops.errors import ConfigError
 from edgeops.signing.keys import PrivateKey, key_id, load_private_key, private_pem, public_pem
+
+logger = logging.getLogger(__name__)
 
 _SERVER_DAYS = 825
 
@@ -117,7 +120,14 @@ class Authority:
     def open(cls, settings: HubSettings) -> Authority:
         """Reads the authority of a hub that was prepared. Raises `ConfigError` if it is not there."""
         files = AuthorityFiles.of(settings)
-        ca = x509.load_pem_x509_certificate(_read(files.ca))
+        try:
+            ca = x509.load_pem_x509_certificate(_read(files.ca))
+        except ValueError as error:
+            raise ConfigError(
+                f"{files.ca} holds no certificate.",
+                remedy="Restore it from a backup: every device trusts this authority and no other.",
+                subject=str(files.ca),
+            ) from error
         ca_key = load_private_key(files.ca_key)
         if ca.public_key() != ca_key.public_key():
             raise ConfigError(
@@ -166,8 +176,12 @@ class Authority:
     def _write_revocations(self, revoked: list[tuple[str, int]]) -> None:
         number = 1
         if self.files.revocations.exists():
-            old = x509.load_pem_x509_crl(self.files.revocations.read_bytes())
-            number = old.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
+            try:
+                old = x509.load_pem_x509_crl(self.files.revocations.read_bytes())
+                number = old.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number + 1
+            except ValueError:
+                # All of it comes from the database; only the hub's own broker reads it, and not its number.
+                logger.warning("%s was damaged and is made anew.", self.files.revocations)
         crl = certificates.revocation_list(revoked, self._ca, self._ca_key, number)
         write_atomic(self.files.revocations, crl.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
@@ -175,8 +189,13 @@ class Authority:
         names = [settings.public_host, "localhost", "127.0.0.1", "::1"]
         server = self.files.server
         if server.certificate.exists():
-            current = x509.load_pem_x509_certificate(server.certificate.read_bytes())
-            if certificates.covers(current, names, self._ca):
+            try:
+                current = x509.load_pem_x509_certificate(server.certificate.read_bytes())
+                fits = current.public_key() == load_private_key(server.key).public_key()
+            except (ValueError, ConfigError):
+                logger.warning("The hub's server certificate or its key was damaged; both are made anew.")
+                fits = False
+            if fits and certificates.covers(current, names, self._ca):
                 return
         key = certificates.new_key()
         issued = certificates.server_certificate(

@@ -20,7 +20,7 @@ from cloud_hub.access import read_operator_token
 from cloud_hub.settings import HubSettings
 from edgeops.bundle import open_file
 from edgeops.canonical import sha256_bytes
-from edgeops.errors import ArtifactError, EdgeopsError, TransportError
+from edgeops.errors import ArtifactError, ConfigError, EdgeopsError, TransportError, UnauthenticatedError
 from edgeops.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -55,13 +55,27 @@ class HubClient:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
+        if not (token.isascii() and token.isprintable()):
+            raise UnauthenticatedError(
+                "The operator's token has characters that no token has.",
+                remedy="Copy all of admin.token in the hub's state folder, and nothing else.",
+                subject="EDGEOPS_HUB_TOKEN",
+            )
         headers = {"Authorization": f"Bearer {token}"}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ConfigError(
+                f"{url!r} is no address of a hub ({error}).",
+                remedy="Give one such as http://127.0.0.1:8080 with EDGEOPS_HUB_URL.",
+                subject="EDGEOPS_HUB_URL",
+            ) from error
 
     @classmethod
     def from_environment(cls, url: str | None = None) -> HubClient:
         """The hub at `url`, else at EDGEOPS_HUB_URL, else on this machine; the token from EDGEOPS_HUB_TOKEN,
-        else from this machine's hub. Raises `ConfigError` when there is no token."""
+        else from this machine's hub. Raises `ConfigError` when there is no token or the address is none,
+        and `UnauthenticatedError` for a token that cannot be one."""
         found = url or os.environ.get("EDGEOPS_HUB_URL") or DEFAULT_URL
         token = os.environ.get("EDGEOPS_HUB_TOKEN") or read_operator_token(load(HubSettings))
         return cls(found, token)
@@ -93,6 +107,12 @@ class HubClient:
         The hub verifies; here only the files are found. Raises `ArtifactError` naming the file relative to
         the bundle, and what the hub refuses.
         """
+        if not bundle.is_dir():
+            raise ArtifactError(
+                f"{bundle} is no bundle: there is no such folder.",
+                remedy="Give the folder that edgeops build wrote.",
+                subject=str(bundle),
+            )
         signature = _read(bundle, SIGNATURE_FILE, 8 << 20)
         data = _read(bundle, MANIFEST_FILE, MAX_MANIFEST_BYTES)
         digest = sha256_bytes(data)
@@ -139,7 +159,11 @@ class HubClient:
         return size
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
-        return self._send(method, path, **options).json()
+        response = self._send(method, path, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise _not_a_hub(response) from error
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -161,10 +185,15 @@ def _error_of(response: httpx.Response) -> EdgeopsError:
         kind = _kinds().get(body["kind"], EdgeopsError)
         return kind(body["message"], remedy=body["remedy"], subject=body["subject"], details=body["details"])
     except (ValueError, KeyError, TypeError):
-        return TransportError(
-            f"{response.request.url.host} answered {response.status_code}, and not as a hub does.",
-            remedy="Check that EDGEOPS_HUB_URL is the address of a hub.",
-        )
+        return _not_a_hub(response)
+
+
+def _not_a_hub(response: httpx.Response) -> TransportError:
+    return TransportError(
+        f"{response.request.url.netloc.decode()} answered {response.status_code}, and not as a hub does.",
+        remedy="Check that EDGEOPS_HUB_URL is the address of a hub.",
+        subject=str(response.request.url),
+    )
 
 
 def _kinds() -> dict[str, type[EdgeopsError]]:

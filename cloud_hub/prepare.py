@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 
+from sqlalchemy.exc import DatabaseError
+
 from cloud_hub import authority
 from cloud_hub.access import prepare_operator_token
 from cloud_hub.blobs import BlobStore
 from cloud_hub.enrolment import publish_revocations
 from cloud_hub.settings import HubSettings
-from cloud_hub.store.database import open_database
+from cloud_hub.store.database import open_database, unusable
 from cloud_hub.store.migrate import upgrade
 from edgeops.errors import ConfigError
+from edgeops.signing.keys import load_public_keys
 
 
 def prepare(settings: HubSettings) -> None:
@@ -35,11 +38,15 @@ def prepare(settings: HubSettings) -> None:
     _check_disk(settings)
     hub_authority = authority.prepare(settings)
     prepare_operator_token(settings)
+    # A damaged one would otherwise be told of at the next publication.
+    load_public_keys(settings.builders_path)
     BlobStore(folder / "blobs", settings.blob_size_bytes).sweep()
     engine = open_database(settings)
     try:
         upgrade(engine)
         publish_revocations(engine, hub_authority)
+    except DatabaseError as error:
+        raise unusable(engine, error) from error
     finally:
         engine.dispose()
 

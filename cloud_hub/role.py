@@ -14,13 +14,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import uvloop
 
 from cloud_hub.settings import HubSettings
-from edgeops.errors import EdgeopsError
+from edgeops.errors import EdgeopsError, machine_error
 from edgeops.processes import die_with_parent
 from edgeops.settings import load
 
@@ -96,8 +96,16 @@ def main(role: str, ready_fd: int, parent: int, state_dir: str) -> None:
         assert str(settings.state_dir) == state_dir, "the supervisor passes its own settings on"
         run_role(settings, role, ready)
     except EdgeopsError as error:
-        logging.getLogger(__name__).error("%s", error)
-        sys.exit(error.exit_code)
+        _end_of(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end_of(machine_error(error))
+
+
+def _end_of(error: EdgeopsError) -> NoReturn:
+    logging.getLogger(__name__).error("%s", error)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class HubSettings(Settings):
     mqtt_host: str = "0.0.0.0"
     mqtt_port: int = Field(8883, ge=1, le=65535)
     # The name or address by which devices reach this hub; it goes into certificates and enrolment.
-    public_host: str = "127.0.0.1"
+    public_host: str = Field("127.0.0.1", max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")
 
     certificate_days: int = Field(90, ge=1, le=825)
     token_ttl_s: int = Field(3600, ge=10)

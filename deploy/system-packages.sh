@@ -7,6 +7,7 @@ program_of() {
     case "$1" in
         mosquitto-clients) echo mosquitto_sub ;;
         prometheus) echo promtool ;;
+        systemd-container) echo systemd-nspawn ;;
         *) echo "$1" ;;
     esac
 }
@@ -14,6 +15,8 @@ program_of() {
 PATH="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 missing=""
 for package in "$@"; do
+    # systemd is for Linux alone.
+    [ "$package" = systemd-container ] && [ "$(uname -s)" != Linux ] && continue
     command -v "$(program_of "$package")" >/dev/null 2>&1 || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0

@@ -157,6 +157,8 @@ def _told(seen: dict[str, Any]) -> str:
         f"Spool     {seen['spool']['pending']} messages wait for the hub",
     ]
     error = update["error"] or (None if link["connected"] else link["last_error"])
-    if error is not None:
-        lines.append(f"Error     {error['message']}")
+    said = [] if error is None else [f"{error['message']} {error['remedy'] or ''}".strip()]
+    if seen["telemetry"]["last_error"]:
+        said.append(seen["telemetry"]["last_error"])
+    lines += [f"Error     {text}" for text in dict.fromkeys(said)]
     return "\n".join(lines)

@@ -167,8 +167,11 @@ def load_identity(folder: Path) -> Identity:
         raise _broken(path, "it names no device, or no builder is trusted")
     identity = Identity(folder, enrolment, builders, desired_key)
     # Now, and not when they are needed: serving processes would fail for it, and a good bundle be blamed.
+    try:
+        load_private_key(identity.key_path)
+    except ConfigError as error:
+        raise _broken(identity.key_path, "it holds no private key") from error
     identity.tls_context()
-    identity.certificate()
     return identity
 
 

@@ -14,6 +14,7 @@ SQLite in WAL mode, `synchronous=FULL`, one connection behind one lock: any thre
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -226,9 +227,17 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or _has_no_room(path.parent)
         why = "the disk is full" if full else str(error)
         remedy = "Free some space there." if full else "Move the file away; the agent makes a new one."
         raise ConfigError(
             f"The telemetry spool {path} cannot be used: {why}.", remedy=remedy, subject=str(path)
         ) from error
+
+
+def _has_no_room(folder: Path) -> bool:
+    # What SQLite maps beside its file (32 KiB) fails as "disk I/O error" on a full disk.
+    try:
+        return shutil.disk_usage(folder).free < 64 << 10
+    except OSError:
+        return False

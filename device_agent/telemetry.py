@@ -50,8 +50,8 @@ class Telemetry:
 
     def drain(self, *, flush: bool) -> None:
         """Closes the windows that are due (all, if `flush`)."""
-        # A full spool, or a disk that is full or takes no more writes, is no reason to stop serving: rows wait
-        # in the rings.
+        # A full spool, or a disk that takes no more writes, is no reason to stop serving: rows wait in the
+        # rings.
         try:
             closed = self._collector.collect(clock.now_ms(), flush)
         except (ConfigError, OSError) as error:

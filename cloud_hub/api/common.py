@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -10,18 +11,20 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from cloud_hub.access import Services
 from cloud_hub.api.fields import ErrorBody
-from cloud_hub.blobs import TooLargeError
+from cloud_hub.blobs import StorageFullError, TooLargeError
 from edgeops import __version__
 from edgeops.errors import (
     BadRequestError,
     EdgeopsError,
     NotFoundError,
     RateLimitedError,
+    TransportError,
     UnauthenticatedError,
 )
 
@@ -63,6 +66,7 @@ def new_app(services: Services, *, title: str, description: str) -> FastAPI:
     app.add_exception_handler(EdgeopsError, _edgeops_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(Exception, _unexpected_error)
     return app
 
@@ -141,6 +145,26 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
     refused = BadRequestError(f"{error.detail}.")
     body = {"error": refused.to_dict()}
     return JSONResponse(body, status_code=error.status_code, headers=dict(error.headers or {}))
+
+
+async def _database_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OperationalError)
+    logger.error("The database did not do what a request needs: %s", error.orig)
+    # PostgreSQL's code for a full disk is 53100 (its manual, appendix A).
+    codes = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
+    if codes[0] == sqlite3.SQLITE_FULL or codes[1] == "53100":
+        return error_response(
+            StorageFullError(
+                "The disk that holds the hub's database is full; nothing was changed.",
+                remedy="Free some space there, then try again.",
+            )
+        )
+    return error_response(
+        TransportError(
+            "The hub's database does not answer; nothing was changed.",
+            remedy="Try again; if that does not help, the hub's log says why.",
+        )
+    )
 
 
 async def _unexpected_error(_request: Request, _error: Exception) -> JSONResponse:

@@ -13,7 +13,7 @@ from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.frame import Frame
 from cloud_hub.dashboard.parts import Column, Markup, empty_markup, heading, pill_markup, table_markup
-from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.visit import Visit
 
 # A rollout's identity, as `cloud_hub.rollouts` makes them.
 _ROLLOUT = re.compile(r"\br-[0-9a-f]{10}\b")
@@ -30,9 +30,9 @@ _COLUMNS = (
 )
 
 
-def alerts_page(view: Cached[Sequence[Alert]], pulse: Cached[Pulse]) -> None:
+def alerts_page(view: Cached[Sequence[Alert]], visit: Visit) -> None:
     """Builds the page."""
-    frame = Frame("/alerts", "Alerts", pulse)
+    frame = Frame("/alerts", "Alerts", visit)
     with frame.main:
         ui.html("<h1>Alerts</h1>", sanitize=False)
         with ui.element("section").classes("eo-panel").props('data-testid="open-alerts"'):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from nicegui import ui
+import logging
+from collections.abc import Callable
+
+from nicegui import run, ui
+
+from edgeops.errors import EdgeopsError
+
+logger = logging.getLogger(__name__)
 
 MAX_REASON_CHARS = 200
 
@@ -29,3 +36,14 @@ class Question:
         self._reason.set_value("")
         agreed = await self._dialog
         return str(self._reason.value or "").strip() if agreed else None
+
+
+async def perform(act: Callable[[], None]) -> None:
+    """Does what an operator asked for, beside the event loop. What goes wrong is said on the page."""
+    try:
+        await run.io_bound(act)
+    except EdgeopsError as error:
+        ui.notify(str(error), type="negative")
+    except Exception:  # whatever it is, the operator must learn that it was not done
+        logger.exception("What an operator asked for on the dashboard failed.")
+        ui.notify("It was not done: the hub met an unexpected error. Its log says why.", type="negative")

@@ -6,10 +6,10 @@ import html
 import json
 from collections.abc import Callable, Sequence
 
-from nicegui import run, ui
+from nicegui import ui
 
 from cloud_hub.dashboard import device_words, words
-from cloud_hub.dashboard.ask import Question
+from cloud_hub.dashboard.ask import Question, perform
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.charts import PALETTE, Line, LineChart
 from cloud_hub.dashboard.device_data import DeviceView, EventRow, WindowRow
@@ -25,9 +25,8 @@ from cloud_hub.dashboard.parts import (
     pill_markup,
     table_markup,
 )
-from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.visit import Visit
 from cloud_hub.devices import Device
-from edgeops.errors import EdgeopsError
 
 _SHOWN_WINDOWS = 20
 _COLUMNS = (
@@ -42,11 +41,9 @@ _COLUMNS = (
 )
 
 
-def device_page(
-    name: str, view: Cached[DeviceView], revoke: Callable[[], None], pulse: Cached[Pulse]
-) -> None:
+def device_page(name: str, view: Cached[DeviceView], revoke: Callable[[], None], visit: Visit) -> None:
     """Builds the page. `revoke` cuts the device off; it raises `EdgeopsError` when it cannot."""
-    frame = Frame("", f"Device {name}", pulse)
+    frame = Frame("", f"Device {name}", visit)
     with frame.main:
         question = Question(
             f"Revoke {name}? Its certificates end and its connections are cut. To come back it must enrol again.",
@@ -102,12 +99,8 @@ def device_page(
 
 
 async def _revoke(question: Question, revoke: Callable[[], None]) -> None:
-    if await question.ask() is None:
-        return
-    try:
-        await run.io_bound(revoke)
-    except EdgeopsError as error:
-        ui.notify(str(error), type="negative")
+    if await question.ask() is not None:
+        await perform(revoke)
 
 
 class _Tiles:

@@ -13,7 +13,7 @@ from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.frame import Frame
 from cloud_hub.dashboard.parts import Markup, empty_markup, heading
-from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.visit import Visit
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class DriftView:
     labels: Mapping[str, str]
 
 
-def drift_page(view: Cached[DriftView], pulse: Cached[Pulse]) -> None:
+def drift_page(view: Cached[DriftView], visit: Visit) -> None:
     """Builds the page."""
-    frame = Frame("/drift", "Drift", pulse)
+    frame = Frame("/drift", "Drift", visit)
     with frame.main:
         with ui.element("div").classes("eo-head"):
             ui.html("<h1>Drift</h1>", sanitize=False)

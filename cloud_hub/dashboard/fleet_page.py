@@ -15,14 +15,15 @@ from cloud_hub.dashboard.fleet_data import FleetView
 from cloud_hub.dashboard.frame import Frame
 from cloud_hub.dashboard.parts import Markup, Tile, empty_markup, heading, pill_markup, tip_markup
 from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.visit import Visit
 
 # From this share of failed requests on the tile is red.
 _MANY_ERRORS = 0.01
 
 
-def fleet_page(view: Cached[FleetView], pulse: Cached[Pulse]) -> None:
+def fleet_page(view: Cached[FleetView], visit: Visit) -> None:
     """Builds the page."""
-    frame = Frame("/", "Fleet", pulse)
+    frame = Frame("/", "Fleet", visit)
     with frame.main:
         ui.html("<h1>Fleet</h1>", sanitize=False)
         under_way = Markup("eo-strip", testid="under-way")

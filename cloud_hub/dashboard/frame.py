@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from nicegui import ui
+from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.dashboard import words
-from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.parts import Markup, empty_markup
 from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.visit import Visit
 from edgeops.clock import now_ms
-from edgeops.errors import NotFoundError
+from edgeops.errors import NotFoundError, UnauthenticatedError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REFRESH_S = 1.0
+# Every so many refreshes a page asks whether its session still lasts.
+_SESSION_EVERY = 10
 PAGES = (("/", "Fleet"), ("/rollouts", "Rollouts"), ("/drift", "Drift"), ("/alerts", "Alerts"))
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "style.css").read_text()
@@ -31,8 +34,8 @@ _SCRIPT = (_HERE / "page.js").read_text()
 class Frame:
     """A page's surroundings. Use `with frame.main:` to fill it and `frame.keep_fresh` to keep it live."""
 
-    def __init__(self, current: str, title: str, pulse: Cached[Pulse]) -> None:
-        self._pulse = pulse
+    def __init__(self, current: str, title: str, visit: Visit) -> None:
+        self._visit = visit
         ui.add_css(_STYLE)
         ui.add_head_html(f"<script>{_SCRIPT}</script>")
         ui.page_title(f"{title} · edgeops")
@@ -68,12 +71,19 @@ class Frame:
         """Loads and shows now and every `REFRESH_S` while the page is open. What fails is said on the page,
         with the time of the last good look; the figures of that look stay."""
         last_good_ms: int | None = None
+        turns = 0
 
         async def refresh() -> None:
-            nonlocal last_good_ms
+            nonlocal last_good_ms, turns
+            turns += 1
             try:
-                pulse = await self._pulse.get()
+                if turns % _SESSION_EVERY == 0:
+                    await run_in_threadpool(self._visit.actor)
+                pulse = await self._visit.pulse.get()
                 view = await load()
+            except UnauthenticatedError:
+                ui.navigate.to("/login")
+                return
             except NotFoundError as error:
                 self._body.set_visibility(False)
                 self._missing.show(empty_markup(error.message, error.remedy or ""))

@@ -15,8 +15,7 @@ from cloud_hub.login import session_of
 logger = logging.getLogger(__name__)
 
 SOCKET = "/_nicegui_ws/"
-# The scripts and styles of NiceGUI itself tell nothing of this hub.
-ASSETS = "/_nicegui/"
+# Not among them: /_nicegui/, whose scripts and styles tell nothing of this hub.
 _PAGES = ("/", "/drift", "/alerts")
 _BELOW = ("/rollouts", "/devices/", SOCKET)
 RETRY_AFTER_S = 5

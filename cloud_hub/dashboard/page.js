@@ -15,7 +15,15 @@
     box.textContent = element.dataset.tip;
     box.hidden = false;
     element.setAttribute("aria-describedby", box.id);
-    const at = element.getBoundingClientRect();
+    place();
+  }
+
+  function place() {
+    const at = owner.getBoundingClientRect();
+    if (at.bottom < 0 || at.top > window.innerHeight) {
+      hide();
+      return;
+    }
     const left = Math.min(at.left, document.documentElement.clientWidth - box.offsetWidth - 12);
     const below = at.bottom + 6;
     const above = at.top - box.offsetHeight - 6;
@@ -54,7 +62,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hide();
   });
-  window.addEventListener("scroll", hide, { passive: true, capture: true });
+  window.addEventListener("scroll", () => owner && place(), { passive: true, capture: true });
 
   function mend() {
     if (focus && !focus.element.isConnected && document.activeElement === document.body) {

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from functools import partial
 
-from nicegui import run, ui
+from nicegui import ui
 
 from cloud_hub.api.rollout_views import LogEntry, RolloutDetail
 from cloud_hub.dashboard import words
-from cloud_hub.dashboard.ask import Question
+from cloud_hub.dashboard.ask import Question, perform
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.evidence_chart import EvidenceChart
 from cloud_hub.dashboard.frame import Frame
 from cloud_hub.dashboard.parts import Markup, Pill, heading
-from cloud_hub.dashboard.pulse import Pulse
 from cloud_hub.dashboard.rollout_devices import RolloutDevices
 from cloud_hub.dashboard.verdict_part import verdict_markup
-from edgeops.errors import EdgeopsError
+from cloud_hub.dashboard.visit import Visit
 
 # What is done (a verb), and the reason that was given for it. Raises `EdgeopsError` when it may not be.
 Act = Callable[[str, str], None]
@@ -37,9 +37,9 @@ _QUESTIONS = {
 _TURNED_BACK = ("rolling_back", "aborted", "failed")
 
 
-def rollout_page(rollout_id: str, view: Cached[RolloutDetail], act: Act, pulse: Cached[Pulse]) -> None:
+def rollout_page(rollout_id: str, view: Cached[RolloutDetail], act: Act, visit: Visit) -> None:
     """Builds the page."""
-    frame = Frame("/rollouts", f"Rollout {rollout_id}", pulse)
+    frame = Frame("/rollouts", f"Rollout {rollout_id}", visit)
     with frame.main:
         with ui.element("div").classes("eo-head"):
             title = Markup(tag="h1")
@@ -120,12 +120,8 @@ class _Actions:
         reason: str | None = ""
         if verb in self._questions:
             reason = await self._questions[verb].ask()
-        if reason is None:
-            return
-        try:
-            await run.io_bound(self._act, verb, reason)
-        except EdgeopsError as error:
-            ui.notify(str(error), type="negative")
+        if reason is not None:
+            await perform(partial(self._act, verb, reason))
 
 
 def _title(rollout: RolloutDetail) -> str:

@@ -12,7 +12,7 @@ from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.frame import Frame
 from cloud_hub.dashboard.parts import Column, Markup, empty_markup, pill_markup, table_markup
-from cloud_hub.dashboard.pulse import Pulse
+from cloud_hub.dashboard.visit import Visit
 
 _COLUMNS = (
     Column("Rollout", "Its identity, as commands take it."),
@@ -24,9 +24,9 @@ _COLUMNS = (
 )
 
 
-def rollouts_page(view: Cached[Sequence[RolloutSummary]], pulse: Cached[Pulse]) -> None:
+def rollouts_page(view: Cached[Sequence[RolloutSummary]], visit: Visit) -> None:
     """Builds the page."""
-    frame = Frame("/rollouts", "Rollouts", pulse)
+    frame = Frame("/rollouts", "Rollouts", visit)
     with frame.main:
         ui.html("<h1>Rollouts</h1>", sanitize=False)
         with ui.element("section").classes("eo-panel"):

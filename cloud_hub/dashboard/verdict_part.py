@@ -47,7 +47,7 @@ def verdict_markup(rollout: RolloutDetail) -> str:
         _COLUMNS, [_row(figure) for figure in verdict["figures"]], "Figures of the verdict"
     )
     return (
-        f'<div data-testid="verdict">{pill}<ul class="eo-reasons" style="margin-top:8px">{reasons}</ul>{waits}'
+        f'<div>{pill}<ul class="eo-reasons" style="margin-top:8px">{reasons}</ul>{waits}'
         f'<div style="margin-top:12px">{figures}</div></div>'
     )
 

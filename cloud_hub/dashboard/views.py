@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from nicegui import ui
 from sqlalchemy import Connection
 
 from cloud_hub import enrolment, monitor_loop, registry, rollouts
-from cloud_hub.access import OPERATOR, Services
+from cloud_hub.access import Services
 from cloud_hub.alert_store import Alert, alerts
 from cloud_hub.api.monitoring import DriftScore
 from cloud_hub.api.rollout_views import RolloutDetail, RolloutSummary, detail, summary
@@ -25,6 +25,7 @@ from cloud_hub.dashboard.fleet_page import fleet_page
 from cloud_hub.dashboard.pulse import load_pulse
 from cloud_hub.dashboard.rollout_page import rollout_page
 from cloud_hub.dashboard.rollouts_page import rollouts_page
+from cloud_hub.dashboard.visit import Visit
 from cloud_hub.store.database import reading, writing
 from edgeops.clock import now_ms
 from edgeops.errors import NotFoundError
@@ -45,19 +46,34 @@ def register(app: FastAPI, services: Services) -> None:
     one_rollout = CachedByName(partial(_rollout, services), max_age_s=_MAX_AGE_S)
     one_device = CachedByName(lambda name: load_device(engine, name, now_ms()), max_age_s=_MAX_AGE_S)
 
-    ui.page("/")(lambda: fleet_page(fleet, pulse))
-    ui.page("/rollouts")(lambda: rollouts_page(listed, pulse))
-    ui.page("/drift")(lambda: drift_page(drift, pulse))
-    ui.page("/alerts")(lambda: alerts_page(known_alerts, pulse))
+    def visit(request: Request) -> Visit:
+        return Visit(services, request.scope, pulse)
+
+    @ui.page("/")
+    def overview(request: Request) -> None:
+        fleet_page(fleet, visit(request))
+
+    @ui.page("/rollouts")
+    def all_rollouts(request: Request) -> None:
+        rollouts_page(listed, visit(request))
+
+    @ui.page("/drift")
+    def drifting(request: Request) -> None:
+        drift_page(drift, visit(request))
+
+    @ui.page("/alerts")
+    def all_alerts(request: Request) -> None:
+        alerts_page(known_alerts, visit(request))
 
     @ui.page("/rollouts/{rollout_id}")
-    def rollout(rollout_id: str) -> None:
-        act = partial(_act, services, rollout_id)
-        rollout_page(rollout_id, one_rollout.of(rollout_id), act, pulse)
+    def rollout(request: Request, rollout_id: str) -> None:
+        visitor = visit(request)
+        rollout_page(rollout_id, one_rollout.of(rollout_id), partial(_act, visitor, rollout_id), visitor)
 
     @ui.page("/devices/{name}")
-    def device(name: str) -> None:
-        device_page(name, one_device.of(name), partial(_revoke, services, name), pulse)
+    def device(request: Request, name: str) -> None:
+        visitor = visit(request)
+        device_page(name, one_device.of(name), partial(_revoke, visitor, name), visitor)
 
     # dark=None follows the system's setting. The welcome message would go to the role's log at each start.
     ui.run_with(app, title="edgeops", dark=None, show_welcome_message=False, tailwind=False)
@@ -86,13 +102,14 @@ def _drift(services: Services) -> DriftView:
     return DriftView(scores[0].at_ms if scores else None, scores, labels)
 
 
-def _act(services: Services, rollout_id: str, verb: str, reason: str) -> None:
+def _act(visit: Visit, rollout_id: str, verb: str, reason: str) -> None:
+    services, actor = visit.services, visit.actor()
     acts: dict[str, Callable[[Connection], object]] = {
-        "approve": lambda c: rollouts.approve(c, services.desired_key, rollout_id, OPERATOR, now_ms()),
-        "promote": lambda c: rollouts.promote(c, services.desired_key, rollout_id, OPERATOR, now_ms()),
-        "resume": lambda c: rollouts.resume(c, services.desired_key, rollout_id, OPERATOR, now_ms()),
-        "pause": lambda c: rollouts.pause(c, services.desired_key, rollout_id, OPERATOR, reason, now_ms()),
-        "abort": lambda c: rollouts.abort(c, services.desired_key, rollout_id, OPERATOR, reason, now_ms()),
+        "approve": lambda c: rollouts.approve(c, services.desired_key, rollout_id, actor, now_ms()),
+        "promote": lambda c: rollouts.promote(c, services.desired_key, rollout_id, actor, now_ms()),
+        "resume": lambda c: rollouts.resume(c, services.desired_key, rollout_id, actor, now_ms()),
+        "pause": lambda c: rollouts.pause(c, services.desired_key, rollout_id, actor, reason, now_ms()),
+        "abort": lambda c: rollouts.abort(c, services.desired_key, rollout_id, actor, reason, now_ms()),
     }
     if verb not in acts:
         raise NotFoundError(f"A rollout knows no verb {verb!r}.", subject=verb)
@@ -100,12 +117,13 @@ def _act(services: Services, rollout_id: str, verb: str, reason: str) -> None:
         acts[verb](connection)
 
 
-def _revoke(services: Services, name: str) -> None:
+def _revoke(visit: Visit, name: str) -> None:
+    services = visit.services
     enrolment.revoke(
         services.engine,
         services.authority,
         device=name,
-        actor=OPERATOR,
+        actor=visit.actor(),
         now_ms=now_ms(),
         on_revoked=lambda device: cut_off(services.settings, device),
     )

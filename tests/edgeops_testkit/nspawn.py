@@ -1,9 +1,11 @@
-"""A machine that systemd boots, for tests: this machine's /usr read-only, everything else empty and in memory,
-loopback for a network, and edgeops below /opt/edgeops as on a device. Needs root and systemd-nspawn.
+"""A machine that systemd boots, for tests: this machine's /usr read-only, everything else empty and in
+memory, loopback for a network, and edgeops below /opt/edgeops as on a device.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -12,13 +14,22 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 EDGEOPS = "/opt/edgeops/bin/edgeops"
+# A killed systemd-nspawn leaves its machine running. In a PID namespace of its own it takes all with it, and
+# that happens when the test's process dies, however it dies.
+_END_WITH_US = (
+    "setpriv", "--pdeathsig", "KILL",
+    "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
+)  # fmt: skip
 _BOOT_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 # A client that runs in the machine's network. What it is to send comes by standard input: it may be secret.
@@ -67,44 +78,46 @@ class Machine:
     def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
         """`files`: what else it sees, read-only, by the path it has there. Works in `folder`."""
         self._log = folder / "console.log"
-        binds = [f"--bind-ro={outside}:{inside}" for inside, outside in (_program(folder) | dict(files)).items()]
+        seen = {**_program(folder), **files}
+        binds = [f"--bind-ro={outside}:{inside}" for inside, outside in seen.items()]
+        self._lock = _only_one()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self._log.open("wb") as log:
             notified.bind(str(folder / "notify"))
             notified.settimeout(_BOOT_TIMEOUT_S)
-            self._nspawn = subprocess.Popen(
-                ["systemd-nspawn", "--boot", "--directory=/", "--volatile=yes", "--private-network",
+            self._unshare = subprocess.Popen(
+                [*_END_WITH_US, "systemd-nspawn", "--boot", "--directory=/", "--volatile=yes",
                  # What it takes where no systemd runs outside; see systemd-nspawn(1).
                  "--register=no", "--keep-unit", "--console=pipe", "--notify-ready=yes",
-                 *binds, "--", "--unit=basic.target"],
+                 "--private-network", *binds, "--", "--unit=basic.target",
+                 # Debian turns these on where /etc is empty; there is no network that they could bring up.
+                 "systemd.mask=systemd-networkd.service",
+                 "systemd.mask=systemd-networkd-wait-online.service"],
                 env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
             try:
-                self._leader = self._booted(notified)
+                self._await_boot(notified)
+                self._nspawn, init = _family(self._unshare.pid)
             except BaseException:
-                self.stop()
+                self._end()
                 raise
+        self._init = str(init.pid)
         if sysconfig.get_config_var("Py_ENABLE_SHARED"):
             self.run_ok("ldconfig", "/opt/python-library")
 
-    def _booted(self, notified: socket.socket) -> str:
-        """The process id of its init, once that says that the machine is up."""
-        leader = ""
-        while True:
+    def _await_boot(self, notified: socket.socket) -> None:
+        """Returns when the machine's init says that it is up."""
+        lines: list[str] = []
+        while "READY=1" not in lines:
             try:
                 lines = notified.recv(4096).decode().splitlines()
             except TimeoutError:
                 raise AssertionError(f"the machine did not boot: {self.console()}") from None
-            for line in lines:
-                if line.startswith("X_NSPAWN_LEADER_PID="):
-                    leader = line.partition("=")[2]
-            if leader and "READY=1" in lines:
-                return leader
 
     def run(self, *command: str, stdin: str = "", timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
         """Runs a command inside, as root."""
         return subprocess.run(
-            ["nsenter", f"--target={self._leader}", "--all", "--", *command],
+            ["nsenter", f"--target={self._init}", "--all", "--", *command],
             env={"PATH": "/usr/sbin:/usr/bin", "EDGEOPS_HUB_STATE_DIR": "/var/lib/edgeops-hub"},
             input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
@@ -120,7 +133,7 @@ class Machine:
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         done = subprocess.run(
-            ["nsenter", f"--target={self._leader}", "--net", "--", sys.executable, "-I", "-S", "-c", _FETCH],
+            ["nsenter", f"--target={self._init}", "--net", "--", sys.executable, "-I", "-S", "-c", _FETCH],
             input=json.dumps({"url": url, "body": body, "headers": headers}),
             capture_output=True, text=True, timeout=30, check=True,
         )  # fmt: skip
@@ -144,14 +157,18 @@ class Machine:
         return self.run("journalctl", "--unit", unit, "--output=cat", "--no-pager").stdout
 
     def processes(self, unit: str) -> list[int]:
-        """All processes of a unit, as their ids are inside."""
+        """All processes of a unit that runs, as their ids are inside."""
         group = self.show(unit, "ControlGroup")["ControlGroup"]
-        if not group:
-            return []
-        told = self.run(
-            "sh", "-c", 'cat "/sys/fs/cgroup$0/cgroup.procs" "/sys/fs/cgroup/systemd$0/cgroup.procs"', group
-        )
-        return sorted({int(line) for line in told.stdout.split()})
+        assert group, f"{unit} does not run"
+        # Where the kernel's older control groups are in use, systemd's own hierarchy is one of several.
+        tree = "/sys/fs/cgroup"
+        if self.run("test", "-e", f"{tree}/systemd{group}").returncode == 0:
+            tree += "/systemd"
+        return [int(line) for line in self.run_ok("cat", f"{tree}{group}/cgroup.procs").split()]
+
+    def lives(self, pid: int) -> bool:
+        """Whether a process with this id exists inside."""
+        return self.run("test", "-e", f"/proc/{pid}").returncode == 0
 
     def proc_status(self, pid: int) -> dict[str, str]:
         """/proc/<pid>/status (proc(5)) of a process inside."""
@@ -165,12 +182,33 @@ class Machine:
     def stop(self) -> None:
         """Shuts the machine down; kills it if it takes too long."""
         self._nspawn.send_signal(signal.SIGTERM)
-        try:
-            self._nspawn.wait(timeout=_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            # Its init was told to die with it.
-            self._nspawn.kill()
-            self._nspawn.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._unshare.wait(timeout=_STOP_TIMEOUT_S)
+        self._end()
+
+    def _end(self) -> None:
+        """Kills what is left of it."""
+        self._unshare.kill()
+        self._unshare.wait()
+        self._lock.close()
+
+
+def _only_one() -> IO[str]:
+    """Waits for the end of any other such machine; the next one waits until this file is closed.
+
+    Machines that are started from one control group share the groups of their services, and so each would
+    find the other's processes in its own services.
+    """
+    file = (Path(tempfile.gettempdir()) / "edgeops-nspawn.lock").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _family(unshare: int) -> tuple[psutil.Process, psutil.Process]:
+    """The processes below `unshare`: systemd-nspawn, and the init of the machine."""
+    (nspawn,) = psutil.Process(unshare).children()
+    (init,) = nspawn.children()
+    return nspawn, init
 
 
 def _program(folder: Path) -> dict[str, Path]:

@@ -45,7 +45,9 @@ def edgeops_ok(*args: str, home: Path, env: dict[str, str] | None = None, stdin:
 
 
 def _environment(home: Path, extra: dict[str, str]) -> dict[str, str]:
-    return {**os.environ, "EDGEOPS_HOME": str(home), "PYTHONSAFEPATH": "1", **extra}
+    # Libraries that see this variable behave otherwise than they do for users (NiceGUI does).
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+    return {**inherited, "EDGEOPS_HOME": str(home), "PYTHONSAFEPATH": "1", **extra}
 
 
 def get_json(url: str, *, token: str | None = None, body: object | None = None, timeout_s: float = 10) -> Any:
