@@ -33,16 +33,16 @@ demo: $(STAMPS)/demo ## builds, deploys, rolls out, rolls back, detects drift: t
 lint: $(STAMPS)/dev
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
-	$(BIN)/lint-imports --no-cache | tail -n 3
+	@$(BIN)/lint-imports --no-cache > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 
 types: $(STAMPS)/dev
 	$(BIN)/mypy --no-error-summary
 
 check: lint types ## lint, types and the fast tests: under a minute
-	$(BIN)/pytest -q -m "not slow and not browser and not chaos and not install" -n 2
+	$(BIN)/pytest -q -m "not slow and not browser and not chaos and not install" -n 2 --dist loadgroup
 
 test: lint types ## everything
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n 2 --dist loadgroup $(ARGS)
 
 bench: $(STAMPS)/dev ## writes benchmarks/README.md and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cloud_hub.client import HubClient
 from edgeops.bundle import walk
 from edgeops.canonical import canonical_json, sha256_bytes, sha256_file
 from edgeops.errors import AccessError, ArtifactError
@@ -54,8 +55,8 @@ class Scene:
         )
 
     def publish_folder(self, folder: Path) -> str:
-        digest: str = json.loads(self.system.cli("publish", str(folder), "--json"))["digest"]
-        return digest
+        with HubClient(self.system.url, self.system.token) as client:
+            return client.publish(folder, lambda *_: None).digest
 
     def assign(self, digest: str) -> None:
         self.system.api(f"/api/v1/devices/{self.agent.name}/desired", {"digest": digest})
@@ -104,7 +105,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     system = System(tmp_path_factory.mktemp("hostile"))
     try:
         system.start_hub()
-        agent = system.add_agent("pump-7")
+        agent = system.add_agent("pump-7", env={"EDGEOPS_AGENT_CONFIRM_AFTER_S": "0.2"})
         agent.daemon.start()
         made = Scene(system, HubStorage.of(system), agent, Client(agent, interval_s=0.02))
         made.install()
@@ -118,8 +119,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.fixture(autouse=True)
 def _serves_on(scene: Scene) -> Iterator[None]:
     """Whatever a test does to the hub: no request fails, and the next good desired state takes effect."""
-    answered = scene.client.answered
     yield
+    answered = scene.client.answered
     scene.install()
     wait_until(lambda: scene.client.answered > answered, 10, "traffic")
     assert scene.client.failures == []
