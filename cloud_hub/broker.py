@@ -22,7 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from cloud_hub.broker_files import CONFIG, OPENSSL_CONFIG, PID, SOCKET, broker_folder, write_all
+from cloud_hub.broker_files import (
+    CONFIG,
+    OPENSSL_CONFIG,
+    PID,
+    QUEUE,
+    SOCKET,
+    broker_folder,
+    write_all,
+)
 from cloud_hub.mqtt import probe
 from cloud_hub.settings import HubSettings
 from edgeops.durable import write_atomic
@@ -30,6 +38,8 @@ from edgeops.errors import ConfigError, TransportError
 
 logger = logging.getLogger(__name__)
 
+# mosquitto's last word, whatever it found wrong with the file.
+_QUEUE_UNREADABLE = "Error: Couldn't open database."
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "/opt/homebrew/bin")
 _STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.01
@@ -84,7 +94,8 @@ class Broker:
         self._reader.start()
 
     def wait_ready(self, timeout_s: float = 10.0) -> None:
-        """Returns once the broker answers a real MQTT connection.
+        """Returns once the broker answers a real MQTT connection. A saved queue that it cannot read is put
+        aside.
 
         Raises `ConfigError` with mosquitto's own last words if it ended instead, and `TransportError` if it
         does not answer in time.
@@ -92,7 +103,9 @@ class Broker:
         deadline = time.monotonic() + timeout_s
         while True:
             if not self.running:
-                raise self._ended()
+                if not self._put_queue_aside():
+                    raise self._ended()
+                self.start()
             try:
                 probe(self._settings, timeout_s=1.0)
                 return
@@ -126,9 +139,23 @@ class Broker:
                 self._last_lines.append(text)
                 logger.info("%s", text)
 
-    def _ended(self) -> ConfigError:
+    def _put_queue_aside(self) -> bool:
+        """Whether it was the saved queue that kept the broker from starting. Nothing in it is needed: devices
+        send again what the hub has not acknowledged, and the hub publishes anew what it desires of them."""
+        saved = broker_folder(self._settings) / QUEUE
+        self._join_reader()
+        if _QUEUE_UNREADABLE not in self._last_lines or not saved.exists():
+            return False
+        saved.replace(saved.with_name(f"{QUEUE}.damaged"))
+        logger.warning("The broker's saved queue %s was damaged; it starts with an empty one.", saved)
+        return True
+
+    def _join_reader(self) -> None:
         if self._reader is not None:
             self._reader.join(timeout=1.0)
+
+    def _ended(self) -> ConfigError:
+        self._join_reader()
         status = self._process.returncode if self._process is not None else None
         words = " / ".join(self._last_lines) or "nothing"
         return ConfigError(

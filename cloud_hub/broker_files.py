@@ -31,6 +31,8 @@ from edgeops.messages import MAX_MESSAGE_BYTES
 from edgeops.topics import DEVICE_READS, DEVICE_WRITES, ROOT
 
 CONFIG = "mosquitto.conf"
+# What mosquitto saves of its queues and retained messages, under its own default name.
+QUEUE = "mosquitto.db"
 SOCKET = "hub.sock"
 PID = "mosquitto.pid"
 OPENSSL_CONFIG = "openssl.cnf"

@@ -67,7 +67,8 @@ class LineChart:
             ],
         }
         if line.stacked:
-            series |= {"stack": "all", "areaStyle": {"opacity": 0.25}}
+            # No stroke: that of a part of nothing would run along the top of the part below it.
+            series |= {"stack": "all", "areaStyle": {"opacity": 0.6}, "lineStyle": {"width": 0}}
         return series
 
 

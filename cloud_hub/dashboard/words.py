@@ -63,7 +63,9 @@ def stamp(at_ms: int) -> str:
 
 def e_value(log10_e: float) -> str:
     """An e-value by its logarithm to base 10."""
-    return f"{10**log10_e:.3g}" if -3 < log10_e < 4 else f"10^{log10_e:.0f}"
+    if 3 <= log10_e < 6:
+        return f"{10**log10_e:,.0f}"
+    return f"{10**log10_e:.3g}" if -3 < log10_e < 3 else f"10^{log10_e:.0f}"
 
 
 def evidence(log10_e: float, log10_threshold: float) -> str:

@@ -94,7 +94,8 @@ def approve_and_watch(system: System, viewer: Viewer, rollout: str) -> tuple[Pag
 
 def test_a_good_candidate_is_seen_to_move_and_to_be_promoted(system: System, viewer: Viewer) -> None:
     publish(system, "1.1.0")
-    rollout = draft(system, "1.1.0", canary_count=1)
+    # A wide margin: how long it takes to be sure is for the statistics' own tests.
+    rollout = draft(system, "1.1.0", canary_count=1, criteria={"accuracy_margin": 0.05})
     page, [canary] = approve_and_watch(system, viewer, rollout)
     shown = page.locator(f'[data-device="{canary}"]')
     expect(shown).to_have_attribute("data-status", "updated", timeout=MOVED_MS)
@@ -116,7 +117,8 @@ def test_a_good_candidate_is_seen_to_move_and_to_be_promoted(system: System, vie
 def test_a_bad_candidate_is_seen_to_be_rolled_back(system: System, viewer: Viewer) -> None:
     before = {d["name"]: d["running"]["digest"] for d in devices(system)}  # type: ignore[index]
     publish(system, "1.2.0", "bad")
-    rollout = draft(system, "1.2.0", canary_count=1)
+    # Very sure before it aborts: else all may be over between two looks of the page, a second apart.
+    rollout = draft(system, "1.2.0", canary_count=1, criteria={"alpha": 1e-9})
     page, [canary] = approve_and_watch(system, viewer, rollout)
     shown = page.locator(f'[data-device="{canary}"]')
     expect(shown).to_have_class("eo-device candidate", timeout=MOVED_MS)
@@ -127,9 +129,10 @@ def test_a_bad_candidate_is_seen_to_be_rolled_back(system: System, viewer: Viewe
     expect(page.get_by_test_id("reason")).to_contain_text("more wrong labels than the baseline")
     expect(page.get_by_test_id("verdict")).to_contain_text("abort")
     expect(page.get_by_test_id("steps")).to_contain_text("rolling back")
-    expect(page.get_by_role("link", name="Alerts")).to_contain_text("1")
+    expect(page.get_by_role("link", name="Alerts")).to_contain_text("open")
     assert page.evaluate("window.kept") == "not reloaded"
     assert {d["name"]: d["running"]["digest"] for d in devices(system)} == before  # type: ignore[index]
+    expect(viewer.open("/alerts").get_by_test_id("open-alerts")).to_contain_text(f"Rollout {rollout}")
 
 
 def test_an_operator_aborts_in_the_browser(system: System, viewer: Viewer) -> None:
@@ -161,3 +164,14 @@ def test_the_fleet_page_follows_a_device_that_goes_and_comes(
     expect(row).to_contain_text("offline")
     agent.daemon.start()
     expect(online).to_have_text("4 / 4", timeout=MOVED_MS)
+
+
+def test_a_device_is_revoked_in_the_browser(system: System, viewer: Viewer) -> None:
+    page = viewer.open("/devices/berlin-2")
+    expect(page.get_by_test_id("link")).to_have_text("online")
+    page.get_by_role("button", name="Revoke").click()
+    page.locator(".q-dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_test_id("link")).to_have_text("revoked")
+    expect(page.get_by_role("button", name="Revoke")).to_be_hidden()
+    assert system.device("berlin-2")["revoked"] is True
+    expect(page.get_by_role("table", name="Newest windows").locator("tbody tr")).to_have_count(20)

@@ -249,9 +249,8 @@ def test_an_open_page_ends_with_its_session(hub: DashboardHub, browser: Browser)
         page = leaver.open(f"/rollouts/{hub.rollout_id}")
         page.get_by_role("button", name="Abort").click()
         # As if it was signed out elsewhere: this page's socket is still open.
-        hub.execute(
-            "DELETE FROM login_sessions WHERE created_at_ms = (SELECT max(created_at_ms) FROM login_sessions)"
-        )
+        newest = "(SELECT max(created_at_ms) FROM login_sessions)"
+        hub.execute(f"DELETE FROM login_sessions WHERE created_at_ms = {newest}")
         page.locator(".q-dialog").get_by_role("button", name="Abort").click()
         expect(page.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
         assert hub.rollout()["phase"] == "canary"

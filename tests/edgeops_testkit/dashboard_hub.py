@@ -19,6 +19,7 @@ from edgeops_testkit.hub_core import open_hub
 from edgeops_testkit.hub_fleet import FleetHub, images
 from edgeops_testkit.system import Daemon, get_json
 from edgeops_testkit.waiting import wait_until
+from fleet.cohorts import Selector
 from fleet.rollout_types import Spec
 
 LONG = "device-with-a-name-that-is-as-long-as-any-name-may-ever-get-64ch"
@@ -56,7 +57,7 @@ class DashboardHub:
             self.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
     def fill(self, root: Path) -> None:
-        """Five devices in different states, a rollout that is a canary now, drift, and alerts."""
+        """Five devices in different states, a rollout that is a canary now (d2 and d3 take no part)."""
         fleet = self.fleet
         for version in ("1.0.0", "1.1.0"):
             fleet.publish(make_bundle(root / "built", version=version, key=root / "builder.key"))
@@ -70,7 +71,7 @@ class DashboardHub:
             fleet.window(name, fleet.bundles["1.0.0"], requests=300, images=drawn)
         fleet.tick()
         fleet.look_again_and_again(1.0)
-        self.rollout_id = self._roll_out("1.1.0", canary_count=2)
+        self.rollout_id = self._roll_out("1.1.0", canary_count=1, cohort=Selector(devices=("d0", "d1", LONG)))
         for name in self.canaries():
             fleet.report(name, fleet.bundles["1.1.0"], requests=5)
             fleet.window(name, fleet.bundles["1.1.0"], requests=40, wrong=1)
