@@ -29,12 +29,12 @@ from sqlalchemy import func, insert, select
 
 from benchmarks.harness import Table
 from benchmarks.mqtt_publisher import Device, Job, Result
-from cloud_hub.authority import Authority
-from cloud_hub.broker import Broker
-from cloud_hub.prepare import prepare
+from cloud_hub.broker.process import Broker
+from cloud_hub.processes.prepare import prepare
 from cloud_hub.settings import HubSettings
 from cloud_hub.store import schema
 from cloud_hub.store.database import open_database, reading, writing
+from cloud_hub.trust.authority import Authority
 from edgeops.messages import BundleRef, Window, encode
 from edgeops.settings import load
 from edgeops.signing.keys import private_pem
@@ -50,7 +50,7 @@ IN_FLIGHT = 200
 
 _ROLE = """
 import asyncio, sys
-from cloud_hub.ingest import serve
+from cloud_hub.ingest.role import serve
 from cloud_hub.settings import HubSettings
 settings = HubSettings.model_validate_json(sys.argv[1])
 asyncio.run(serve(settings, lambda: print("ready", flush=True)))

@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.harness import Table
 from device_agent.core.rows import RingMeta
-from device_agent.recorder import RingWriter
-from device_agent.ring_reader import RingReader
+from device_agent.processes.serving_protocol import Drain, Ready, Serve, Start, decode_line, encode_line
 from device_agent.serving.predictor import Predictor
-from device_agent.serving_protocol import Drain, Ready, Serve, Start, decode_line, encode_line
+from device_agent.telemetry.recorder import RingWriter
+from device_agent.telemetry.ring_reader import RingReader
 from edgeops.bundle import file_entry, other_files, write_manifest
 from edgeops.clock import now_ms
 from edgeops.engines.base import load_engine

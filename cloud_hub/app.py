@@ -10,14 +10,15 @@ from collections.abc import Callable
 from fastapi import FastAPI, Response
 from sqlalchemy import select
 
-from cloud_hub import login, metrics
-from cloud_hub.access import Services
+from cloud_hub import metrics
 from cloud_hub.api import audit, device_side, devices, monitoring, registry, rollouts, tokens
 from cloud_hub.api.common import close_api, guard, new_app
 from cloud_hub.settings import HubSettings
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
-from cloud_hub.tls import serve_app
+from cloud_hub.trust import login
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.tls import serve_app
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def create_device_app(services: Services) -> FastAPI:
 async def serve(settings: HubSettings, ready: Callable[[], None]) -> None:
     """Runs both listeners until cancelled; `ready` is called once, when both accept connections.
 
-    The hub must have been prepared (`cloud_hub.prepare.prepare`). Raises `ConfigError` when a port is taken.
+    The hub must have been prepared (`cloud_hub.processes.prepare.prepare`). Raises `ConfigError` when a port
+    is taken.
     """
     services = Services.open(settings)
     waiting = 2

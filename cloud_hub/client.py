@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from cloud_hub.access import read_operator_token
 from cloud_hub.settings import HubSettings
+from cloud_hub.trust.access import read_operator_token
 from edgeops.bundle import open_file
 from edgeops.canonical import sha256_bytes
 from edgeops.errors import ArtifactError, ConfigError, EdgeopsError, TransportError, UnauthenticatedError

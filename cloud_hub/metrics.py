@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Engine, case, func, select
 
-from cloud_hub.ingest_store import COUNTERS
+from cloud_hub.ingest.store import COUNTERS
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
 

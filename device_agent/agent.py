@@ -15,26 +15,26 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from device_agent import leftovers
 from device_agent.admin import STALE_S, admin_app, serve_admin
-from device_agent.child import COMMAND
-from device_agent.collector import TelemetryCollector
 from device_agent.core.update_types import Policy, Restarted
-from device_agent.download import Downloader
 from device_agent.figures import Parts
-from device_agent.identity import Identity, load_identity
 from device_agent.layout import Layout
-from device_agent.link import Link, LinkTerms
-from device_agent.listener import Listener, listening_socket
-from device_agent.notify import Notifier
-from device_agent.renewal import keep_renewed
+from device_agent.processes import leftovers
+from device_agent.processes.child import COMMAND
+from device_agent.processes.listener import Listener, listening_socket
+from device_agent.processes.notify import Notifier
+from device_agent.processes.supervisor import Supervisor, Terms
 from device_agent.settings import AgentSettings
-from device_agent.slots import Slots
-from device_agent.spool import Spool
-from device_agent.supervisor import Supervisor, Terms
-from device_agent.telemetry import Telemetry
-from device_agent.twin import Twin
-from device_agent.updater import Hands, StateFile, Updater
+from device_agent.telemetry.collector import TelemetryCollector
+from device_agent.telemetry.drain import Telemetry
+from device_agent.telemetry.spool import Spool
+from device_agent.updates.download import Downloader
+from device_agent.updates.slots import Slots
+from device_agent.updates.updater import Hands, StateFile, Updater
+from device_agent.uplink.identity import Identity, load_identity
+from device_agent.uplink.link import Link, LinkTerms
+from device_agent.uplink.renewal import keep_renewed
+from device_agent.uplink.twin import Twin
 from edgeops import clock
 
 _log = logging.getLogger(__name__)

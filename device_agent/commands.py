@@ -46,8 +46,8 @@ def enroll(
     The token names the hub and proves which one it is; the hub gives the device its certificate and its
     labels. Which builders' bundles may run here is said on this machine and by nobody else.
     """
-    from device_agent import enroll as enrolment
     from device_agent.layout import Layout
+    from device_agent.uplink import enroll as enrolment
 
     settings = _settings(state_dir=state_dir)
     text = sys.stdin.readline() if token == "-" else token

@@ -12,14 +12,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from device_agent.core.update_types import PHASES
-from device_agent.download import Downloader
-from device_agent.identity import Identity
-from device_agent.link import Link
-from device_agent.spool import Spool
-from device_agent.supervisor import Supervisor
-from device_agent.telemetry import Telemetry
-from device_agent.twin import Twin
-from device_agent.updater import Updater
+from device_agent.processes.supervisor import Supervisor
+from device_agent.telemetry.drain import Telemetry
+from device_agent.telemetry.spool import Spool
+from device_agent.updates.download import Downloader
+from device_agent.updates.updater import Updater
+from device_agent.uplink.identity import Identity
+from device_agent.uplink.link import Link
+from device_agent.uplink.twin import Twin
 from edgeops import __version__
 from edgeops.errors import ConfigError
 

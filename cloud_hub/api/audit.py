@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 
 from cloud_hub import audit
-from cloud_hub.access import Services, operator
 from cloud_hub.api.fields import Answer
 from cloud_hub.store.database import reading
+from cloud_hub.trust.access import Services, operator
 
 router = APIRouter(prefix="/api/v1", tags=["audit"])
 

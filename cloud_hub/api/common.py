@@ -15,9 +15,9 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from cloud_hub.access import Services
 from cloud_hub.api.fields import ErrorBody
-from cloud_hub.blobs import StorageFullError, TooLargeError
+from cloud_hub.bundles.blobs import StorageFullError, TooLargeError
+from cloud_hub.trust.access import Services
 from edgeops import __version__
 from edgeops.errors import (
     BadRequestError,

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import Field
 
-from cloud_hub import enrolment, registry
-from cloud_hub.access import Services, device, source_of
 from cloud_hub.api.fields import Answer, Body, Digest, Name
-from cloud_hub.certificates import MAX_CSR_BYTES
-from cloud_hub.cutoff import cut_off
+from cloud_hub.broker.cutoff import cut_off
+from cloud_hub.bundles import registry
 from cloud_hub.store.database import reading
+from cloud_hub.trust import enrolment
+from cloud_hub.trust.access import Services, device, source_of
+from cloud_hub.trust.certificates import MAX_CSR_BYTES
 from edgeops.clock import now_ms
 
 router = APIRouter(prefix="/device/v1", tags=["devices"])

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from cloud_hub import audit, devices, enrolment, registry
-from cloud_hub.access import Services, operator
+from cloud_hub import audit, devices
 from cloud_hub.api.fields import Answer, Body, BundleName, Digest, Name
-from cloud_hub.cutoff import cut_off
-from cloud_hub.desired import assign
+from cloud_hub.broker.cutoff import cut_off
+from cloud_hub.bundles import registry
+from cloud_hub.control.desired import assign
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust import enrolment
+from cloud_hub.trust.access import Services, operator
 from edgeops.clock import now_ms
 
 router = APIRouter(prefix="/api/v1", tags=["devices"])

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from cloud_hub import monitor_loop
-from cloud_hub.access import Services, operator
-from cloud_hub.alert_store import alerts
 from cloud_hub.api.fields import Answer
+from cloud_hub.control import monitor_loop
+from cloud_hub.control.alert_store import alerts
 from cloud_hub.store.database import reading
+from cloud_hub.trust.access import Services, operator
 
 router = APIRouter(prefix="/api/v1", tags=["monitoring"])
 

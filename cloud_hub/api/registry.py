@@ -10,10 +10,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from cloud_hub import registry
-from cloud_hub.access import Services, operator
 from cloud_hub.api.fields import Answer, Base64, Body, BundleName, Digest, Name, Version
+from cloud_hub.bundles import registry
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust.access import Services, operator
 from edgeops.clock import now_ms
 from edgeops.errors import BadRequestError
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from cloud_hub import rollouts
 from cloud_hub.api.fields import Answer, BundleName
-from cloud_hub.rollouts import StoredRollout
+from cloud_hub.control import rollouts
+from cloud_hub.control.rollouts import StoredRollout
 from edgeops.messages import BundleRef
 from fleet.progress import Progress
 from fleet.rollout_types import PHASES

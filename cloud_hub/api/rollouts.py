@@ -8,11 +8,12 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, StringConstraints
 
-from cloud_hub import registry, rollouts
-from cloud_hub.access import Services, operator
 from cloud_hub.api.fields import Answer, Body, Name, Version
 from cloud_hub.api.rollout_views import RolloutDetail, RolloutSummary, detail, summary
+from cloud_hub.bundles import registry
+from cloud_hub.control import rollouts
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust.access import Services, operator
 from edgeops.clock import now_ms
 from fleet.rollout_types import parse_spec
 

@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from cloud_hub import login
-from cloud_hub.access import Services, operator
 from cloud_hub.api.fields import Answer, Body, Name
-from cloud_hub.enrolment import MAX_LABELS, issue_token
+from cloud_hub.trust import login
+from cloud_hub.trust.access import Services, operator
+from cloud_hub.trust.enrolment import MAX_LABELS, issue_token
 from edgeops.clock import now_ms
 
 router = APIRouter(prefix="/api/v1", tags=["access"])

@@ -32,7 +32,7 @@ def fleet() -> None:
 def devices(site: str | None, url: str | None, as_json: bool) -> None:
     """List devices: what each runs, and what it should run."""
     from cloud_hub.client import HubClient
-    from cloud_hub.fleet_tables import devices_table, show
+    from cloud_hub.commands.fleet_tables import devices_table, show
 
     found: list[dict[str, Any]] = []
     with HubClient.from_environment(url) as client:
@@ -54,7 +54,7 @@ def devices(site: str | None, url: str | None, as_json: bool) -> None:
 def drift(url: str | None, as_json: bool) -> None:
     """Show how far each feature lies from the training data, by model and site."""
     from cloud_hub.client import HubClient
-    from cloud_hub.fleet_tables import drift_table, show
+    from cloud_hub.commands.fleet_tables import drift_table, show
 
     with HubClient.from_environment(url) as client:
         answer = client.get("/api/v1/drift")
@@ -72,7 +72,7 @@ def drift(url: str | None, as_json: bool) -> None:
 def alerts(resolved: bool, url: str | None, as_json: bool) -> None:
     """Show the open alerts."""
     from cloud_hub.client import HubClient
-    from cloud_hub.fleet_tables import alerts_table, show
+    from cloud_hub.commands.fleet_tables import alerts_table, show
 
     with HubClient.from_environment(url) as client:
         answer = client.get("/api/v1/alerts", {"resolved": "true" if resolved else None})
@@ -148,7 +148,7 @@ def create(
         "alias": alias,
     }
     from cloud_hub.client import HubClient
-    from cloud_hub.fleet_tables import show, status_view
+    from cloud_hub.commands.fleet_tables import show, status_view
 
     with HubClient.from_environment(url) as client:
         answer = client.post("/api/v1/rollouts", _given(body))
@@ -169,7 +169,7 @@ def create(
 def status(rollout_id: str | None, watch: bool, url: str | None, as_json: bool) -> None:
     """Show one rollout and explain its verdict; without ROLLOUT_ID, list the newest."""
     from cloud_hub.client import HubClient
-    from cloud_hub.fleet_tables import rollouts_table, show, status_view
+    from cloud_hub.commands.fleet_tables import rollouts_table, show, status_view
 
     if watch and rollout_id is None:
         raise click.UsageError("--watch needs the id of a rollout.")
@@ -248,7 +248,7 @@ def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from cloud_hub.fleet_tables import status_view
+    from cloud_hub.commands.fleet_tables import status_view
 
     answer = read()
     if as_json:

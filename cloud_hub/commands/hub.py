@@ -25,9 +25,9 @@ def serve(role: str | None, public_host: str | None, as_json: bool) -> None:
 
     Settings come from EDGEOPS_HUB_… variables and hub.toml.
     """
-    from cloud_hub.role import run_role, run_until_signal, set_up_logging
+    from cloud_hub.processes.role import run_role, run_until_signal, set_up_logging
+    from cloud_hub.processes.supervisor import Supervisor, addresses
     from cloud_hub.settings import HubSettings
-    from cloud_hub.supervisor import Supervisor, addresses
     from edgeops.settings import load
 
     settings = load(HubSettings, public_host=public_host)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from nicegui import ui
 
-from cloud_hub.alert_store import Alert
+from cloud_hub.control.alert_store import Alert
 from cloud_hub.dashboard import words
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.frame import Frame
 from cloud_hub.dashboard.parts import Column, Markup, empty_markup, heading, pill_markup, table_markup
 from cloud_hub.dashboard.visit import Visit
 
-# A rollout's identity, as `cloud_hub.rollouts` makes them.
+# A rollout's identity, as `cloud_hub.control.rollouts` makes them.
 _ROLLOUT = re.compile(r"\br-[0-9a-f]{10}\b")
 _COLUMNS = (
     Column("Severity", "How bad it is, as the rule that found it says."),

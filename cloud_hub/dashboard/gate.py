@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud_hub.access import Services
-from cloud_hub.login import session_of
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.login import session_of
 
 logger = logging.getLogger(__name__)
 

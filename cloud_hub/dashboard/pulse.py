@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, select
 
-from cloud_hub import rollouts
 from cloud_hub.api.rollout_views import RolloutSummary, summary
+from cloud_hub.control import rollouts
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
 

@@ -9,12 +9,12 @@ from fastapi import FastAPI, Request
 from nicegui import ui
 from sqlalchemy import Connection
 
-from cloud_hub import enrolment, monitor_loop, registry, rollouts
-from cloud_hub.access import Services
-from cloud_hub.alert_store import Alert, alerts
 from cloud_hub.api.monitoring import DriftScore
 from cloud_hub.api.rollout_views import RolloutDetail, RolloutSummary, detail, summary
-from cloud_hub.cutoff import cut_off
+from cloud_hub.broker.cutoff import cut_off
+from cloud_hub.bundles import registry
+from cloud_hub.control import monitor_loop, rollouts
+from cloud_hub.control.alert_store import Alert, alerts
 from cloud_hub.dashboard.alerts_page import alerts_page
 from cloud_hub.dashboard.cached import Cached, CachedByName
 from cloud_hub.dashboard.device_data import load_device
@@ -27,6 +27,8 @@ from cloud_hub.dashboard.rollout_page import rollout_page
 from cloud_hub.dashboard.rollouts_page import rollouts_page
 from cloud_hub.dashboard.visit import Visit
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust import enrolment
+from cloud_hub.trust.access import Services
 from edgeops.clock import now_ms
 from edgeops.errors import NotFoundError
 

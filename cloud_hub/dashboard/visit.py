@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloud_hub.access import Services
 from cloud_hub.dashboard.cached import Cached
 from cloud_hub.dashboard.pulse import Pulse
-from cloud_hub.login import session_of
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.login import session_of
 from edgeops.errors import UnauthenticatedError
 
 

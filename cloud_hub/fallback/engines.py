@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from cloud_hub.blobs import BlobStore
+from cloud_hub.bundles.blobs import BlobStore
 from cloud_hub.fallback.catalog import Served
 from edgeops.canonical import sha256_file
 from edgeops.engines.worker import EngineWorker

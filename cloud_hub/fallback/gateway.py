@@ -16,14 +16,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cloud_hub.access import (
-    ANONYMOUS,
-    Caller,
-    DeviceDirectory,
-    Services,
-    authenticate,
-    authenticate_operator,
-)
 from cloud_hub.fallback.catalog import Catalog
 from cloud_hub.fallback.engines import EnginePool
 from cloud_hub.fallback.host import CALLER_NAME, CALLER_REASON, FallbackHost
@@ -31,7 +23,15 @@ from cloud_hub.fallback.ledger import REASON_HEADER, Ledger, require_reason
 from cloud_hub.fallback.metrics import GatewayMetrics
 from cloud_hub.metrics import CONTENT_TYPE
 from cloud_hub.settings import HubSettings
-from cloud_hub.tls import PEER, serve_app
+from cloud_hub.trust.access import (
+    ANONYMOUS,
+    Caller,
+    DeviceDirectory,
+    Services,
+    authenticate,
+    authenticate_operator,
+)
+from cloud_hub.trust.tls import PEER, serve_app
 from edgeops.errors import EdgeopsError, TransportError, UnauthenticatedError
 from edgeops.serving.tensor_routes import error_response, tensor_routes
 
@@ -46,8 +46,8 @@ _REASON_HEADER = REASON_HEADER.lower().encode()
 async def serve(settings: HubSettings, ready: Callable[[], None]) -> None:
     """Runs the role until cancelled; calls `ready` once connections are accepted.
 
-    The hub must have been prepared (`cloud_hub.prepare.prepare`). Raises `ConfigError` when the port is
-    taken.
+    The hub must have been prepared (`cloud_hub.processes.prepare.prepare`). Raises `ConfigError` when the port
+    is taken.
     """
     services = Services.open(settings)
     try:

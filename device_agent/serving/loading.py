@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import Final
 
 from device_agent.core.rows import RingMeta, layout_of
-from device_agent.recorder import RingWriter
 from device_agent.serving.predictor import Predictor
+from device_agent.telemetry.recorder import RingWriter
 from edgeops import clock
 from edgeops.bundle import open_file
 from edgeops.canonical import sha256_bytes, sha256_stream

@@ -18,7 +18,7 @@ from device_agent.core.rows import (
     error_total,
     fallback_total,
 )
-from device_agent.recorder import RingWriter
+from device_agent.telemetry.recorder import RingWriter
 from edgeops.engines.base import Engine
 from edgeops.errors import ArtifactError, BadRequestError, InferenceError
 from edgeops.manifest import Manifest

@@ -1,4 +1,4 @@
-"""The serving process from start to end: `device_agent.serving_protocol`, its other half.
+"""The serving process from start to end: `device_agent.processes.serving_protocol`, its other half.
 
 It never outlives the control process for long: the channel's end makes it drain and exit, the kernel sends
 it SIGTERM when its parent dies, and a drain that hangs is ended by SIGALRM, which nothing catches.
@@ -20,12 +20,7 @@ import msgspec
 import uvloop
 from starlette.applications import Starlette
 
-from device_agent.serving.draining_server import DrainingServer
-from device_agent.serving.fallback_client import Gateway
-from device_agent.serving.host import DeviceHost
-from device_agent.serving.labels import LabelBook, labels_route
-from device_agent.serving.loading import Loaded, load
-from device_agent.serving_protocol import (
+from device_agent.processes.serving_protocol import (
     Drain,
     Drained,
     Failed,
@@ -37,6 +32,11 @@ from device_agent.serving_protocol import (
     decode_line,
     encode_line,
 )
+from device_agent.serving.draining_server import DrainingServer
+from device_agent.serving.fallback_client import Gateway
+from device_agent.serving.host import DeviceHost
+from device_agent.serving.labels import LabelBook, labels_route
+from device_agent.serving.loading import Loaded, load
 from edgeops.errors import EdgeopsError
 from edgeops.processes import die_with_parent, limit_memory
 from edgeops.serving.tensor_routes import tensor_routes

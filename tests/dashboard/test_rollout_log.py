@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, delete, insert
 
-from cloud_hub import rollouts
+from cloud_hub.control import rollouts
 from cloud_hub.store import schema
 
 KINDS = st.lists(st.sampled_from(["look", "look", "look", "transition", "device"]), max_size=60)

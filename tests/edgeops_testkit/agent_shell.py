@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from device_agent import leftovers
 from device_agent.core.update_types import DesiredChanged, Phase, Policy, Restarted, Target, UpdateState
-from device_agent.download import Downloader
-from device_agent.identity import Identity, load_identity
 from device_agent.layout import Layout
-from device_agent.listener import Listener
-from device_agent.slots import Slots
-from device_agent.supervisor import Supervisor, Terms
-from device_agent.updater import Hands, StateFile, Updater
+from device_agent.processes import leftovers
+from device_agent.processes.listener import Listener
+from device_agent.processes.supervisor import Supervisor, Terms
+from device_agent.updates.download import Downloader
+from device_agent.updates.slots import Slots
+from device_agent.updates.updater import Hands, StateFile, Updater
+from device_agent.uplink.identity import Identity, load_identity
 from edgeops.messages import BundleRef
 from edgeops_testkit.waiting import free_port, wait_until_async
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from cloud_hub import rollouts
-from cloud_hub.alert_store import raise_alert
+from cloud_hub.control import rollouts
+from cloud_hub.control.alert_store import raise_alert
 from cloud_hub.store.database import writing
 from edgeops.clock import now_ms
 from edgeops_testkit.bundles import make_bundle

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent.enroll import enroll
-from device_agent.identity import Identity, load_identity
 from device_agent.layout import Layout
+from device_agent.uplink.enroll import enroll
+from device_agent.uplink.identity import Identity, load_identity
 from edgeops.messages import BundleRef
 from edgeops_testkit.bundles import make_bundle
 from edgeops_testkit.fake_hub import FakeHub

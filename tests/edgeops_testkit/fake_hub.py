@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from cloud_hub import certificates
+from cloud_hub.trust import certificates
 from edgeops import topics
 from edgeops.canonical import sha256_bytes, sha256_file
 from edgeops.messages import (

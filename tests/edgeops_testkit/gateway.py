@@ -16,10 +16,11 @@ import httpx
 import numpy as np
 import uvloop
 
-from cloud_hub import enrolment, registry
-from cloud_hub.access import Services
+from cloud_hub.bundles import registry
 from cloud_hub.fallback.gateway import serve
 from cloud_hub.store.database import writing
+from cloud_hub.trust import enrolment
+from cloud_hub.trust.access import Services
 from edgeops.canonical import sha256_bytes
 from edgeops.clock import now_ms
 from edgeops_testkit.bundles import make_bundle

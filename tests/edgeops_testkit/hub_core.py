@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from cloud_hub.access import Services
-from cloud_hub.authority import IssuedCertificate
-from cloud_hub.broker_files import write_all
-from cloud_hub.enrolment import TOKEN_PREFIX, enroll, issue_token
-from cloud_hub.prepare import prepare
+from cloud_hub.broker.files import write_all
+from cloud_hub.processes.prepare import prepare
 from cloud_hub.settings import HubSettings
-from cloud_hub.tls import AsgiApp, TlsFiles, serve_app
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.authority import IssuedCertificate
+from cloud_hub.trust.enrolment import TOKEN_PREFIX, enroll, issue_token
+from cloud_hub.trust.tls import AsgiApp, TlsFiles, serve_app
 from edgeops.clock import now_ms
 from edgeops.settings import load
 from edgeops.signing.keys import new_key, private_pem

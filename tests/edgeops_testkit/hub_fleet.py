@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from cloud_hub import control_loop, enrolment, registry
-from cloud_hub.access import Services
-from cloud_hub.desired import desired_of
-from cloud_hub.ingest_store import IngestStore, Received
-from cloud_hub.monitor_loop import Monitor
-from cloud_hub.registry import Bundle
+from cloud_hub.bundles import registry
+from cloud_hub.bundles.registry import Bundle
+from cloud_hub.control import control_loop
+from cloud_hub.control.desired import desired_of
+from cloud_hub.control.monitor_loop import Monitor
+from cloud_hub.ingest.store import IngestStore, Received
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
+from cloud_hub.trust import enrolment
+from cloud_hub.trust.access import Services
 from edgeops.canonical import sha256_bytes
 from edgeops.messages import (
     BundleRef,

@@ -20,12 +20,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from sqlalchemy import select
 
-from cloud_hub.access import Services
-from cloud_hub.broker import Broker
-from cloud_hub.enrolment import enroll
+from cloud_hub.broker.process import Broker
 from cloud_hub.settings import HubSettings
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.enrolment import enroll
 from edgeops.clock import now_ms
 from edgeops.messages import Ack, BundleRef, Window, decode
 from edgeops.sketches import kll_of, profile_of
@@ -235,7 +235,7 @@ def window(device: str, sequence: int, *, session: int = 1, **changes: Any) -> W
 
 _RUN_INGEST = """
 import asyncio, sys
-from cloud_hub.ingest import serve
+from cloud_hub.ingest.role import serve
 from cloud_hub.settings import HubSettings
 asyncio.run(serve(HubSettings.model_validate_json(sys.argv[1]), lambda: print("ready", flush=True)))
 """

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.core.rows import RingMeta
-from device_agent.recorder import RingWriter
-from device_agent.spool import Spool
+from device_agent.telemetry.recorder import RingWriter
+from device_agent.telemetry.spool import Spool
 from edgeops.manifest import Feature, TensorSpec
 from edgeops.messages import BundleRef, Window, decode
 

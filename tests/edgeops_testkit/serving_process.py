@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import tritonclient.http as triton
 
-from device_agent.collector import TelemetryCollector
-from device_agent.serving_protocol import (
+from device_agent.processes.serving_protocol import (
     Drain,
     Drained,
     Message,
@@ -26,7 +25,8 @@ from device_agent.serving_protocol import (
     decode_line,
     encode_line,
 )
-from device_agent.spool import Spool
+from device_agent.telemetry.collector import TelemetryCollector
+from device_agent.telemetry.spool import Spool
 from edgeops.canonical import sha256_file
 from edgeops.manifest import Manifest
 from edgeops.messages import BundleRef, Window

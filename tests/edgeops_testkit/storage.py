@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloud_hub.mqtt import HubLink
+from cloud_hub.broker.link import HubLink
 from cloud_hub.settings import HubSettings
 from edgeops.manifest import Manifest
 from edgeops.settings import load

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloud_hub import certificates
+from cloud_hub.trust import certificates
 from edgeops.errors import AccessError, ConflictError
 from edgeops.messages import MAX_MESSAGE_BYTES, encode
 from edgeops.signing.keys import private_pem

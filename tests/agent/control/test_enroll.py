@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from device_agent.commands import agent
-from device_agent.enroll import enroll
-from device_agent.identity import load_identity, write_identity
 from device_agent.layout import Layout
-from device_agent.renewal import renew
+from device_agent.uplink.enroll import enroll
+from device_agent.uplink.identity import load_identity, write_identity
+from device_agent.uplink.renewal import renew
 from edgeops.errors import (
     AccessError,
     BadRequestError,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent import leftovers
+from device_agent.processes import leftovers
 
 pytestmark = pytest.mark.slow
 

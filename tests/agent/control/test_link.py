@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.identity import Identity
-from device_agent.link import Link, LinkTerms
-from device_agent.mqtt_connection import MqttConnection, Will
-from device_agent.spool import Spool
+from device_agent.telemetry.spool import Spool
+from device_agent.uplink.identity import Identity
+from device_agent.uplink.link import Link, LinkTerms
+from device_agent.uplink.mqtt_connection import MqttConnection, Will
 from edgeops import topics
 from edgeops.errors import TransportError
 from edgeops.messages import Ack, DeviceState, ReportedState, UpdateStatus, encode

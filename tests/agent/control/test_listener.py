@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from device_agent.listener import Listener
+from device_agent.processes.listener import Listener
 from edgeops.errors import ConfigError
 from edgeops_testkit.waiting import free_port
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.renewal import keep_renewed
+from device_agent.uplink.renewal import keep_renewed
 from edgeops_testkit.enrolled import Desk
 from edgeops_testkit.waiting import wait_until_async
 

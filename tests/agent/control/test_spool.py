@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from device_agent.spool import Spool, SpoolFullError
+from device_agent.telemetry.spool import Spool, SpoolFullError
 from edgeops.errors import ConfigError
 from edgeops.messages import BundleRef, Event, Window, decode
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from device_agent.core.update_types import DesiredChanged, Event, Slot, Target, UpdateState
-from device_agent.identity import Identity
-from device_agent.twin import Twin
+from device_agent.uplink.identity import Identity
+from device_agent.uplink.twin import Twin
 from edgeops.messages import BundleRef, DesiredState, SignedEnvelope, decode, encode
 from edgeops.signing.desired import sign_desired
 from edgeops.signing.keys import load_private_key

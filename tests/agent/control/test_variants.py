@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.variants import choose_variant, why_not
+from device_agent.updates.variants import choose_variant, why_not
 from edgeops.errors import ArtifactError
 from edgeops.manifest import FileEntry, Manifest, ManifestFields, Runtime, Variant
 

@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from device_agent.collector import TelemetryCollector
 from device_agent.core.rows import LABELS_SEEN, REJECTED, error_total
-from device_agent.recorder import RingWriter
-from device_agent.ring_reader import RingReader
-from device_agent.spool import Spool, SpoolFullError
+from device_agent.telemetry.collector import TelemetryCollector
+from device_agent.telemetry.recorder import RingWriter
+from device_agent.telemetry.ring_reader import RingReader
+from device_agent.telemetry.spool import Spool, SpoolFullError
 from edgeops.messages import Event, Window, decode
 from edgeops_testkit.rings import BUNDLE, inputs_of, new_ring, windows_in
 

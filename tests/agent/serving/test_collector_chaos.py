@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from device_agent.collector import TelemetryCollector
-from device_agent.spool import Spool
+from device_agent.telemetry.collector import TelemetryCollector
+from device_agent.telemetry.spool import Spool
 from edgeops_testkit.rings import inputs_of, new_ring, windows_in
 from edgeops_testkit.waiting import wait_until
 
@@ -46,8 +46,8 @@ while True:
 _CONTROL = """
 import sys, time
 from pathlib import Path
-from device_agent.collector import TelemetryCollector
-from device_agent.spool import Spool
+from device_agent.telemetry.collector import TelemetryCollector
+from device_agent.telemetry.spool import Spool
 
 root = Path(sys.argv[1])
 spool = Spool(root / "spool.db", "device", size_bytes=1 << 30)

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from device_agent.collector import TelemetryCollector
-from device_agent.serving_protocol import Drain, Drained
-from device_agent.spool import Spool
+from device_agent.processes.serving_protocol import Drain, Drained
+from device_agent.telemetry.collector import TelemetryCollector
+from device_agent.telemetry.spool import Spool
 from edgeops_testkit.bundles import digits_data, make_bundle
 from edgeops_testkit.fake_gateway import FakeGateway, make_tls
 from edgeops_testkit.rings import windows_in

@@ -13,12 +13,12 @@ import pytest
 
 from device_agent.core.rows import FallbackReason, RingMeta
 from device_agent.core.window import Block, window_of
-from device_agent.recorder import RingWriter
-from device_agent.ring_reader import RingReader
 from device_agent.serving.fallback_client import CloudAnswer
 from device_agent.serving.host import INLINE_LIMIT_MS, DeviceHost
 from device_agent.serving.labels import Label, LabelBook
 from device_agent.serving.predictor import Predictor
+from device_agent.telemetry.recorder import RingWriter
+from device_agent.telemetry.ring_reader import RingReader
 from edgeops.bundle import read_manifest
 from edgeops.engines.base import Engine, load_engine
 from edgeops.errors import InferenceError, NotFoundError, TransportError

@@ -12,9 +12,9 @@ import pytest
 
 from device_agent.core.rows import RingMeta
 from device_agent.core.window import Block, window_of
-from device_agent.recorder import RingWriter
-from device_agent.ring_reader import RingReader
 from device_agent.serving.predictor import Predictor
+from device_agent.telemetry.recorder import RingWriter
+from device_agent.telemetry.ring_reader import RingReader
 from edgeops.bundle import read_manifest
 from edgeops.engines.base import load_engine
 from edgeops.errors import ArtifactError, BadRequestError, InferenceError

@@ -27,8 +27,8 @@ from device_agent.core.rows import (
     error_total,
     layout_of,
 )
-from device_agent.recorder import HEADER, RingWriter
-from device_agent.ring_reader import RingReader
+from device_agent.telemetry.recorder import HEADER, RingWriter
+from device_agent.telemetry.ring_reader import RingReader
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops.manifest import Feature, TensorSpec
 from edgeops_testkit.rings import BUNDLE, META, SMALL_RING_BYTES, inputs_of, new_ring

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from device_agent.serving_protocol import Failed
+from device_agent.processes.serving_protocol import Failed
 from edgeops_testkit.bundles import digits_data, make_bundle
 from edgeops_testkit.fake_gateway import FakeGateway, TlsFiles, make_tls
 from edgeops_testkit.serving_process import ServingProcess, bundle_ref, infer, listening, post, window_of

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from device_agent.serving_protocol import Drained, Failed, Ready
+from device_agent.processes.serving_protocol import Drained, Failed, Ready
 from edgeops_testkit.bundles import digits_data, make_bundle
 from edgeops_testkit.graphs import write_huge
 from edgeops_testkit.serving_process import (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from device_agent.core.rows import LABELS_RIGHT, LABELS_SEEN, REJECTED, error_total, fallback_total
 from device_agent.core.window import Block, window_of
-from device_agent.ring_reader import RingReader
+from device_agent.telemetry.ring_reader import RingReader
 from edgeops.messages import Window
 from edgeops.sketches import Sketch
 from edgeops_testkit.rings import BUNDLE, CLASSES, META, inputs_of, new_ring

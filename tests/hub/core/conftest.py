@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from cloud_hub.access import Services
 from cloud_hub.app import create_api_app, create_device_app
+from cloud_hub.trust.access import Services
 from edgeops_testkit.hub_core import open_hub
 
 

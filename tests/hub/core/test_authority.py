@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cloud_hub.authority import Authority, AuthorityFiles, prepare
 from cloud_hub.settings import HubSettings
+from cloud_hub.trust.authority import Authority, AuthorityFiles, prepare
 from edgeops.errors import BadRequestError, ConfigError
 from edgeops.settings import load
 from edgeops_testkit.hub_core import DeviceKey, csr
@@ -141,7 +141,7 @@ def hosts_of(authority: Authority) -> list[str]:
 
 
 def test_a_server_certificate_near_its_end_is_replaced(tmp_path: Path) -> None:
-    from cloud_hub import certificates
+    from cloud_hub.trust import certificates
     from edgeops.signing.keys import load_private_key
 
     settings = settings_in(tmp_path)

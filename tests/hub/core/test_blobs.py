@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_hub.blobs import BlobStore, StorageFullError, TooLargeError
+from cloud_hub.bundles.blobs import BlobStore, StorageFullError, TooLargeError
 from edgeops.errors import ArtifactError, BadRequestError, NotFoundError
 
 
@@ -81,7 +81,7 @@ def test_old_cut_uploads_are_swept(tmp_path: Path) -> None:
 _FILL = """
 import sys, hashlib
 from pathlib import Path
-from cloud_hub.blobs import BlobStore, StorageFullError
+from cloud_hub.bundles.blobs import BlobStore, StorageFullError
 data = bytes(range(256)) * 16384
 try:
     BlobStore(Path(sys.argv[1]), 1 << 30).put(hashlib.sha256(data).hexdigest(), [data])

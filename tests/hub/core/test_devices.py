@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, update
 
 from cloud_hub import devices
-from cloud_hub.access import DeviceDirectory, Services
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust.access import DeviceDirectory, Services
 from edgeops.canonical import sha256_bytes
 from edgeops.errors import AccessError
 from edgeops.signing.desired import open_desired

@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from cloud_hub import audit, enrolment
-from cloud_hub.access import Services, check_device
+from cloud_hub import audit
 from cloud_hub.app import create_device_app
-from cloud_hub.limits import RateLimiter
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
+from cloud_hub.trust import enrolment
+from cloud_hub.trust.access import Services, check_device
+from cloud_hub.trust.limits import RateLimiter
 from edgeops.clock import now_ms
 from edgeops.errors import AccessError, RateLimitedError
 from edgeops.signing.keys import public_pem

@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
 
-from cloud_hub.access import Services
 from cloud_hub.store import schema
 from cloud_hub.store.database import writing
+from cloud_hub.trust.access import Services
 from edgeops_testkit.hub_core import enrolled
 
 

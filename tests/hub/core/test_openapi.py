@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
-from cloud_hub.access import Services
 from cloud_hub.app import create_api_app, create_device_app
-from cloud_hub.tls import PEER
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.tls import PEER
 from edgeops_testkit.hub_core import enrolled, open_hub
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
@@ -39,7 +39,7 @@ def operators_schema(hub: Services) -> Any:
 
 @pytest.fixture
 def devices_schema(hub: Services) -> Any:
-    """The devices' application as a device with a certificate meets it (see cloud_hub/tls.py)."""
+    """The devices' application as a device with a certificate meets it (see cloud_hub/trust/tls.py)."""
     name = f"device-{secrets.token_hex(4)}"
     _, issued = enrolled(hub, name)
     app = create_device_app(hub)

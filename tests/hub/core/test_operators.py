@@ -10,10 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.routing import Route
 
-from cloud_hub import audit, login
-from cloud_hub.access import Services
+from cloud_hub import audit
 from cloud_hub.app import create_api_app
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust import login
+from cloud_hub.trust.access import Services
 from edgeops.clock import now_ms
 from edgeops.errors import UnauthenticatedError
 from edgeops_testkit.hub_core import open_hub

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.access import Services
 from cloud_hub.app import create_api_app
 from cloud_hub.client import HubClient
+from cloud_hub.trust.access import Services
 from edgeops.canonical import sha256_file
 from edgeops.errors import ArtifactError, ConflictError, TransportError, UnauthenticatedError
 from edgeops.signing.keys import load_public_key

@@ -13,10 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from cloud_hub import registry
-from cloud_hub.access import Services
+from cloud_hub.bundles import registry
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust.access import Services
 from edgeops.canonical import canonical_json, sha256_bytes
 from edgeops.errors import ConflictError
 from edgeops.signing.keys import load_private_key, new_key

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloud_hub.access import read_operator_token
-from cloud_hub.broker import running_pid
-from cloud_hub.prepare import prepare
+from cloud_hub.broker.process import running_pid
+from cloud_hub.processes.prepare import prepare
 from cloud_hub.settings import HubSettings
+from cloud_hub.trust.access import read_operator_token
 from edgeops.errors import ConfigError
 from edgeops.settings import load
 from edgeops_testkit.waiting import free_port, wait_until
@@ -75,8 +75,8 @@ class Hub:
                 command = child.cmdline()
             except psutil.Error:
                 continue  # it has just died
-            if "cloud_hub.role" in command:
-                found[command[command.index("cloud_hub.role") + 1]] = child.pid
+            if "cloud_hub.processes.role" in command:
+                found[command[command.index("cloud_hub.processes.role") + 1]] = child.pid
             elif command and command[0].endswith("mosquitto"):
                 found["broker"] = child.pid
         return found
@@ -113,7 +113,7 @@ def alive(pids: dict[str, int]) -> set[str]:
             command = psutil.Process(pid).cmdline()
         except psutil.Error:
             continue
-        if "cloud_hub.role" in command or (command and command[0].endswith("mosquitto")):
+        if "cloud_hub.processes.role" in command or (command and command[0].endswith("mosquitto")):
             running.add(name)
     return running
 

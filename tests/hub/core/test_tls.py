@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from cloud_hub.access import Services
 from cloud_hub.app import create_device_app
-from cloud_hub.authority import Authority, IssuedCertificate, prepare
-from cloud_hub.enrolment import revoke
 from cloud_hub.settings import HubSettings
-from cloud_hub.tls import bind
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.authority import Authority, IssuedCertificate, prepare
+from cloud_hub.trust.enrolment import revoke
+from cloud_hub.trust.tls import bind
 from edgeops.canonical import sha256_bytes
 from edgeops.clock import now_ms
 from edgeops.errors import ConfigError

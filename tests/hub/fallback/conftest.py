@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.access import Services
+from cloud_hub.trust.access import Services
 from edgeops_testkit.gateway import DeviceFiles, RunningGateway, enrol, make_and_publish, running_gateway
 from edgeops_testkit.hub_core import open_hub
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from cloud_hub.access import Services
 from cloud_hub.fallback.catalog import Catalog, precedence
 from cloud_hub.store import schema
 from cloud_hub.store.database import writing
+from cloud_hub.trust.access import Services
 from edgeops.errors import NotFoundError
 from edgeops_testkit.gateway import make_and_publish, set_lifecycle
 

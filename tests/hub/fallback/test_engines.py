@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cloud_hub.blobs import BlobStore
+from cloud_hub.bundles.blobs import BlobStore
 from cloud_hub.fallback.catalog import Served
 from cloud_hub.fallback.engines import EnginePool, OverloadedError
 from edgeops.errors import ArtifactError, InferenceError

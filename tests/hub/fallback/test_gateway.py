@@ -15,10 +15,10 @@ import pytest
 import tritonclient.http as triton
 from sqlalchemy import select
 
-from cloud_hub.access import Services
-from cloud_hub.certificates import client_certificate, new_key, self_signed
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
+from cloud_hub.trust.access import Services
+from cloud_hub.trust.certificates import client_certificate, new_key, self_signed
 from edgeops.errors import ConfigError
 from edgeops_testkit.bundles import CLASSES, CLOUD_VARIANT, digits_data
 from edgeops_testkit.gateway import (

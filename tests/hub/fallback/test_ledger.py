@@ -13,10 +13,10 @@ from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError
 
-from cloud_hub.access import Services
 from cloud_hub.fallback.ledger import REASONS, Ledger, _upsert, require_reason
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading, writing
+from cloud_hub.trust.access import Services
 from edgeops.errors import BadRequestError
 from edgeops_testkit.hub_core import open_hub
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub import control, rollouts
+from cloud_hub.control import role as control
+from cloud_hub.control import rollouts
 from cloud_hub.settings import HubSettings
 from cloud_hub.store.database import reading, writing
 from edgeops.clock import now_ms

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from rich.console import Console
 
-from cloud_hub import fleet_tables
+from cloud_hub.commands import fleet_tables
 from edgeops_testkit.hub_fleet import FleetHub, images
 
 DEVICES = [f"d{number}" for number in range(6)]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from sqlalchemy import event
 
-from cloud_hub import rollouts
+from cloud_hub.control import rollouts
 from cloud_hub.store.database import reading, writing
 from edgeops.errors import ConflictError
 from edgeops.messages import BundleRef

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.mqtt import HubLink
+from cloud_hub.broker.link import HubLink
 from edgeops.errors import BadRequestError
 from edgeops.topics import CHANNELS, DEVICE_READS, DEVICE_WRITES, Channel, topic
 from edgeops_testkit.hub_core import DeviceKey
@@ -90,8 +90,8 @@ def test_no_name_gains_the_hubs_rights(hub: MqttHub, link: HubLink) -> None:
 
 def foreign_files(hub: MqttHub, tmp_path: Path) -> DeviceFiles:
     """A certificate for the same name from an authority that is not this hub's."""
-    from cloud_hub.authority import prepare
     from cloud_hub.settings import HubSettings
+    from cloud_hub.trust.authority import prepare
 
     other = prepare(HubSettings(state_dir=tmp_path / "other"))
     key = DeviceKey.new()

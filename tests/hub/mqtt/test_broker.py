@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloud_hub import broker_files
-from cloud_hub.broker import Broker, find_mosquitto, running_pid
-from cloud_hub.mqtt import probe
+from cloud_hub.broker import files as broker_files
+from cloud_hub.broker.link import probe
+from cloud_hub.broker.process import Broker, find_mosquitto, running_pid
 from cloud_hub.settings import HubSettings
 from edgeops.errors import ConfigError, TransportError
 from edgeops.messages import MAX_MESSAGE_BYTES
@@ -73,7 +73,7 @@ def test_a_broker_that_died_is_started_again(hub: MqttHub) -> None:
 def test_the_broker_of_a_killed_hub_is_found_and_stopped(tmp_path: Path) -> None:
     program = """
 import sys, time
-from cloud_hub.broker import Broker
+from cloud_hub.broker.process import Broker
 from cloud_hub.settings import HubSettings
 broker = Broker(HubSettings.model_validate_json(sys.argv[1]))
 broker.start()

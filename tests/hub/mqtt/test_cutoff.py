@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloud_hub.cutoff import cut_off
-from cloud_hub.enrolment import revoke
-from cloud_hub.mqtt import HubLink
+from cloud_hub.broker.cutoff import cut_off
+from cloud_hub.broker.link import HubLink
+from cloud_hub.trust.enrolment import revoke
 from edgeops.clock import now_ms
 from edgeops.messages import DeviceState, encode
 from edgeops.topics import all_devices, topic
@@ -163,7 +163,7 @@ def test_it_counts_as_offline_and_its_retained_state_is_gone(hub: MqttHub) -> No
 def test_a_name_that_enrols_again_is_let_in_with_its_new_certificate(
     hub: MqttHub, device: DeviceClient
 ) -> None:
-    from cloud_hub.enrolment import enroll
+    from cloud_hub.trust.enrolment import enroll
     from edgeops_testkit.hub_core import DeviceKey
 
     revoke_device(hub, "north-1")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import insert, update
 
-from cloud_hub.broker_files import broker_folder
-from cloud_hub.desired import assign, desired_of, publications
-from cloud_hub.desired_publisher import DesiredPublisher
+from cloud_hub.broker.files import broker_folder
+from cloud_hub.control.desired import assign, desired_of, publications
+from cloud_hub.control.desired_publisher import DesiredPublisher
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading, writing
 from edgeops.errors import ConflictError, NotFoundError

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from paho.mqtt.enums import MQTTErrorCode
 
-from cloud_hub.ingest import Instance
+from cloud_hub.ingest.role import Instance
 from cloud_hub.store.database import writing
 from edgeops.errors import TransportError
 from edgeops.messages import DeviceState, Event, ReportedState, UpdateStatus, encode
@@ -192,7 +192,7 @@ def test_a_killed_broker_loses_nothing_and_counts_nothing_twice(hub: MqttHub) ->
 
 
 def test_a_missing_broker_is_a_transport_error(hub: MqttHub) -> None:
-    from cloud_hub.mqtt import HubLink
+    from cloud_hub.broker.link import HubLink
 
     hub.broker.stop()
     with pytest.raises(TransportError, match="edgeops hub serve"):

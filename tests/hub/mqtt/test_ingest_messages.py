@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_hub.ingest_messages import (
+from cloud_hub.ingest.messages import (
     MAX_COUNT,
     MAX_DETAIL_BYTES,
     MAX_FEATURES,

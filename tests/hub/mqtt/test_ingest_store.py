@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, insert, select, update
 
-from cloud_hub.ingest_store import Gap, IngestStore, Received, missing_sequences
+from cloud_hub.ingest.store import Gap, IngestStore, Received, missing_sequences
 from cloud_hub.settings import HubSettings
 from cloud_hub.store import schema
 from cloud_hub.store.database import open_database, reading, writing

@@ -1,0 +1,1 @@
+"""The registry of published bundles, and the blobs that they are made of."""

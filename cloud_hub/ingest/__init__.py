@@ -1,0 +1,1 @@
+"""The ingest role: what devices publish goes into the database, and an acknowledgement goes back."""

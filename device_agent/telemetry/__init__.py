@@ -1,0 +1,1 @@
+"""From a request to a durable window: ring, collector, spool."""

@@ -1,0 +1,1 @@
+"""The update machine's shell: downloads, verification, slots, activation."""
