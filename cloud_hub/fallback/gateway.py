@@ -46,8 +46,8 @@ _REASON_HEADER = REASON_HEADER.lower().encode()
 async def serve(settings: HubSettings, ready: Callable[[], None]) -> None:
     """Runs the role until cancelled; calls `ready` once connections are accepted.
 
-    The hub must have been prepared (`cloud_hub.processes.prepare.prepare`). Raises `ConfigError` when the port
-    is taken.
+    The hub must have been prepared (`cloud_hub.processes.prepare.prepare`). Raises `ConfigError` when the
+    port is taken.
     """
     services = Services.open(settings)
     try:
