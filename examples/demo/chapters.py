@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from examples.demo.builds import Build, Builds
-from examples.demo.fleet import DRIFT_SPAN_S, WINDOW_INTERVAL_S, Device, Fleet
+from examples.demo.fleet import DRIFT_SPAN_S, MONITOR_INTERVAL_S, WINDOW_INTERVAL_S, Device, Fleet
 from examples.demo.hub_api import HubApi, until
 from examples.demo.processes import Processes
 from examples.demo.rows import Row
@@ -152,6 +152,9 @@ class Chapters:
             lambda seen: any(alert["site"] == SHIFTED_SITE for alert in seen),
             timeout_s=DRIFT_SPAN_S + 20,
         )
+        # Two more looks: a wrong alarm elsewhere would have to come now, too.
+        await asyncio.sleep(2 * MONITOR_INTERVAL_S)
+        alerts = await self._drift_alerts()
         named = [alert for alert in alerts if alert["site"] == SHIFTED_SITE]
         elsewhere = sorted({alert["site"] for alert in alerts} - {SHIFTED_SITE})
         features = sorted({alert["feature"] for alert in named})

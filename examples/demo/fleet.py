@@ -18,6 +18,7 @@ SITES = ("berlin", "lyon", "oslo")
 DEVICES_PER_SITE = 2
 WINDOW_INTERVAL_S = 1.0
 DRIFT_SPAN_S = 15.0
+MONITOR_INTERVAL_S = 2.0
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Fleet:
         env |= {
             # Shorter than in earnest, so that one sitting sees it all.
             "EDGEOPS_HUB_CONTROL_INTERVAL_S": "0.5",
-            "EDGEOPS_HUB_MONITOR_INTERVAL_S": "2",
+            "EDGEOPS_HUB_MONITOR_INTERVAL_S": str(MONITOR_INTERVAL_S),
             "EDGEOPS_HUB_DRIFT_SPAN_S": str(DRIFT_SPAN_S),
             "EDGEOPS_HUB_DEVICE_HOST": "127.0.0.1",
             "EDGEOPS_HUB_GATEWAY_HOST": "127.0.0.1",
