@@ -11,7 +11,8 @@ from edgeops_testkit.browser import launch
 from edgeops_testkit.dashboard_hub import DashboardHub, dashboard_hub
 
 
-@pytest.fixture(scope="package")
+# By module: while playwright runs, its event loop counts as running for every test of this process.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = launch(playwright)

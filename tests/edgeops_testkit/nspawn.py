@@ -72,6 +72,17 @@ class Answer:
         return json.loads(self.text)
 
 
+def _make_groups() -> None:
+    """Where the first version of cgroups is mounted, systemd-nspawn moves itself and its machine into two
+    groups below its own, and the machine does not boot if nobody has made them. systemd would."""
+    root = Path("/sys/fs/cgroup/systemd")
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        if controllers == "name=systemd" and root.is_dir():
+            for name in ("payload", "supervisor"):
+                (root / own.lstrip("/") / name).mkdir(exist_ok=True)
+
+
 class Machine:
     """Boots when made; `stop` ends it, and all that runs in it."""
 
@@ -81,6 +92,7 @@ class Machine:
         seen = {**_program(folder), **files}
         binds = [f"--bind-ro={outside}:{inside}" for inside, outside in seen.items()]
         self._lock = _only_one()
+        _make_groups()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self._log.open("wb") as log:
             notified.bind(str(folder / "notify"))
             notified.settimeout(_BOOT_TIMEOUT_S)

@@ -365,10 +365,10 @@ def test_a_wrong_operator_s_token_is_refused_and_guessing_is_slowed_down(system:
     system.cli("fleet", "devices")
 
 
-def test_guessing_tokens_is_slowed_down(system: System) -> None:
+def test_guessing_tokens_is_slowed_down(system: System, probe: DeviceClient) -> None:
     good = system.cli("hub", "token")
     guess = {"id": "0" * 32, "secret": "x", "device": "guesser", "csr_pem": "x"}
-    context = files_of(system.agents["probe"]).context()
+    context = files_of(system.agents[probe.name]).context()
     for _ in range(200):
         connection = http.client.HTTPSConnection("127.0.0.1", system.ports["device"], context=context)
         connection.request(
