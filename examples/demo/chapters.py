@@ -44,6 +44,10 @@ class Chapters:
         )
         self._started = time.monotonic()
 
+    async def carry_on(self) -> None:
+        """Sends traffic again, for whoever watches."""
+        await self._traffic.start()
+
     async def close(self) -> None:
         """Ends the traffic and takes the cables away."""
         await self._traffic.close()

@@ -9,11 +9,14 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from examples.demo.builds import Builds
 from examples.demo.chapters import Chapters
 from examples.demo.fleet import Fleet
+from examples.demo.hub_api import HubApi
 from examples.demo.processes import Processes
 from examples.demo.rows import Row
 from examples.demo.view import View, table_of
@@ -27,14 +30,18 @@ async def run(*, once: bool, as_json: bool, swapped: bool, keep: Path | None) ->
     started = time.monotonic()
     finished = False
     try:
-        with View() as view:
-            rows, address = await _tell(processes, folder, view, swapped)
-        _show(rows, time.monotonic() - started, as_json=as_json)
-        finished = True
-        if not once:
-            print(f"\nThe dashboard: {address}\nState and logs: {folder}\nCtrl-C ends it all.", flush=True)
-            await _interrupted()
-        return 0 if all(row.holds for row in rows) else 1
+        async with _stage(processes, folder) as (fleet, builds, api, chapters, view):
+            with view:
+                await _tell(builds, chapters, swapped)
+            _show(chapters.rows, time.monotonic() - started, as_json=as_json)
+            finished = True
+            if not once:
+                await chapters.carry_on()
+                code = (await api.post("/api/v1/login-codes"))["code"]
+                print(f"\nThe dashboard: {fleet.hub_url}/login?code={code}")
+                print(f"State and logs: {folder}\nThe traffic goes on. Ctrl-C ends it all.", flush=True)
+                await _interrupted()
+        return 0 if all(row.holds for row in chapters.rows) else 1
     finally:
         await processes.stop()
         if keep is None and finished:
@@ -43,33 +50,39 @@ async def run(*, once: bool, as_json: bool, swapped: bool, keep: Path | None) ->
             print(f"The demo's state and logs are in {folder}.", file=sys.stderr)
 
 
-async def _tell(processes: Processes, folder: Path, view: View, swapped: bool) -> tuple[list[Row], str]:
-    fleet = Fleet(processes, folder)
+@asynccontextmanager
+async def _stage(
+    processes: Processes, folder: Path
+) -> AsyncIterator[tuple[Fleet, Builds, HubApi, Chapters, View]]:
+    """A hub that runs, and the cast; the devices' cables and traffic end with it."""
+    view = View()
     builds = Builds(processes, folder, view)
     await builds.make_key()
-    # The hub and the devices start while the later versions are still being built.
+    fleet = Fleet(processes, folder)
+    view.doing("starting the hub")
+    async with await fleet.start_hub(builds.public_key) as api:
+        chapters = Chapters(processes, fleet, builds, api, view)
+        try:
+            yield fleet, builds, api, chapters, view
+        finally:
+            await chapters.close()
+
+
+async def _tell(builds: Builds, chapters: Chapters, swapped: bool) -> None:
     first = await builds.build("1.0.0")
+    # The devices enrol and install while the later versions are still being built.
     later = asyncio.gather(builds.build("1.1.0"), builds.build("1.2.0"))
     try:
-        view.doing("starting the hub and six devices")
-        api = await fleet.start_hub(builds.public_key)
-        async with api:
-            chapters = Chapters(processes, fleet, builds, api, view)
-            try:
-                await chapters.enrol_and_install(first)
-                chapters.built([first, *await later])
-                good, bad = ("1.2.0", "1.1.0") if swapped else ("1.1.0", "1.2.0")
-                await chapters.promote(good)
-                await chapters.roll_back(bad)
-                await chapters.drift_and_offline()
-                await chapters.unsure_inputs()
-                await chapters.nothing_lost()
-            finally:
-                await chapters.close()
-            code = (await api.post("/api/v1/login-codes"))["code"]
-        return chapters.rows, f"{fleet.hub_url}/login?code={code}"
+        await chapters.enrol_and_install(first)
+        chapters.built([first, *await later])
     finally:
         later.cancel()
+    good, bad = ("1.2.0", "1.1.0") if swapped else ("1.1.0", "1.2.0")
+    await chapters.promote(good)
+    await chapters.roll_back(bad)
+    await chapters.drift_and_offline()
+    await chapters.unsure_inputs()
+    await chapters.nothing_lost()
 
 
 def _show(rows: list[Row], took_s: float, *, as_json: bool) -> None:

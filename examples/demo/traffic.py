@@ -64,10 +64,11 @@ class Traffic:
 
     async def start(self) -> None:
         """Begins on every device."""
-        # No limit on connections: a device that answers slowly must not hold up the others.
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=10), connector=aiohttp.TCPConnector(limit=0)
-        )
+        if self._session is None:
+            # No limit on connections: a device that answers slowly must not hold up the others.
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=10), connector=aiohttp.TCPConnector(limit=0)
+            )
         for seed, device in enumerate(self.devices.values()):
             self._tasks[device.name] = asyncio.create_task(self._drive(device, np.random.default_rng(seed)))
 
