@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 STAMPS := $(VENV)/.stamps
 
+# llama.cpp is built from source: without its image encoder and its downloader, on all cores.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
 .PHONY: setup demo test check lint types bench docs clean
 
 setup: $(STAMPS)/dev ## the development environment, with every role
@@ -24,7 +28,7 @@ $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	@mkdir -p $(STAMPS)
 	@sh deploy/system-packages.sh mosquitto mosquitto-clients chromium prometheus systemd-container || true
 	@echo "Installing the pinned packages of every role into $(VENV) ..."
-	$(PIP) install -c constraints.txt -e '.[agent,hub,build,dev]'
+	$(PIP) install -c constraints.txt -e '.[agent,hub,build,text,gguf,mlx,ray,mlflow,pkcs11,dev]'
 	@touch $@ $(STAMPS)/demo
 
 demo: $(STAMPS)/demo ## builds, deploys, rolls out, rolls back, detects drift: the whole loop on this machine

@@ -12,16 +12,21 @@ def pages() -> dict[str, Callable[[], str]]:
     """Each generated page's file name, and what makes its text."""
     from device_agent.core import diagram as update_diagram
     from fleet import diagram as rollout_diagram
+    from toolchain.recipe import reference, schema
 
     return {
         "update-machine.md": update_diagram.page,
         "rollout-machine.md": rollout_diagram.page,
+        "recipe.md": reference.page,
+        f"schema/{schema.SCHEMA_FILE}": schema.schema_text,
     }
 
 
 def main() -> None:
     for name, make in pages().items():
-        (FOLDER / name).write_text(make())
+        page = FOLDER / name
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(make(), encoding="utf-8")
 
 
 if __name__ == "__main__":

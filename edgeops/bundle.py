@@ -19,7 +19,7 @@ from edgeops.errors import ArtifactError, ConfigError
 from edgeops.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
-    MEASUREMENTS_FILE,
+    OUTSIDE_IDENTITY,
     SIGNATURE_FILE,
     FileEntry,
     Manifest,
@@ -29,7 +29,7 @@ from edgeops.manifest import (
 from edgeops.signing.keys import PublicKeys
 from edgeops.signing.oms import MAX_SIGNATURE_BYTES, SignedStatement, check_manifest, verify_signature
 
-_UNLISTED = (MANIFEST_FILE, SIGNATURE_FILE, MEASUREMENTS_FILE)
+_UNLISTED = (MANIFEST_FILE, SIGNATURE_FILE, *OUTSIDE_IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def file_entry(bundle_dir: Path, relative_path: str) -> FileEntry:
 def other_files(bundle_dir: Path, variants: Sequence[Variant]) -> tuple[FileEntry, ...]:
     """The manifest's `files`: everything below `bundle_dir` that belongs to no variant, by path.
 
-    Manifest, measurements and signature are not part of the identity, and so not listed.
+    Manifest, signature and what is true of one build only (`OUTSIDE_IDENTITY`) are not listed.
     """
     listed = {entry.path for variant in variants for entry in variant.files}.union(_UNLISTED)
     return tuple(file_entry(bundle_dir, path) for path in sorted(walk(bundle_dir)) if path not in listed)
@@ -153,8 +153,9 @@ def _expected(
     expected: dict[str, tuple[str, int | None]] = {
         entry.path: (entry.sha256, entry.size_bytes) for entry in entries
     }
-    if variant is None and MEASUREMENTS_FILE in statement.digests:
-        expected[MEASUREMENTS_FILE] = (statement.digests[MEASUREMENTS_FILE], None)
+    if variant is None:
+        outside = statement.digests.keys() & set(OUTSIDE_IDENTITY)
+        expected |= {path: (statement.digests[path], None) for path in outside}
     return expected
 
 

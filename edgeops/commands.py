@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
@@ -28,21 +27,28 @@ def keys() -> None:
     "--encrypt", is_flag=True,
     help="Protect the private key by a passphrase: EDGEOPS_KEY_PASSPHRASE if set, else asked for.",
 )  # fmt: skip
+@click.option(
+    "--passphrase-fd", type=click.IntRange(min=0), metavar="N",
+    help="Protect the private key by the passphrase in the first line of file descriptor N.",
+)  # fmt: skip
 @_json_option
-def new(name: str, folder: Path, encrypt: bool, as_json: bool) -> None:
+def new(name: str, folder: Path, encrypt: bool, passphrase_fd: int | None, as_json: bool) -> None:
     """Make a key pair: DIR/NAME.key (private, mode 0600) and DIR/NAME.pub.
 
     Keep the .key file on the builder's machine, off the network. Give the .pub file to the hub and to every
     device. Existing files are never overwritten.
     """
-    from edgeops.signing.keys import PASSPHRASE_VARIABLE, key_id, load_public_key, new_key
+    from edgeops.signing.keys import key_id, load_public_key, new_key
+    from edgeops.signing.passphrases import PASSPHRASE_VARIABLE, find_secret
+
+    def ask(what: str) -> str:
+        answer: str = click.prompt(what, hide_input=True, confirmation_prompt=True, err=True)
+        return answer
 
     passphrase = None
-    if encrypt:
-        passphrase = os.environ.get(PASSPHRASE_VARIABLE) or click.prompt(
-            "Passphrase", hide_input=True, confirmation_prompt=True, err=True
-        )
-    private, public = new_key(name, folder, passphrase=passphrase.encode() if passphrase else None)
+    if encrypt or passphrase_fd is not None:
+        passphrase = find_secret(PASSPHRASE_VARIABLE, fd=passphrase_fd, prompt=ask, what="Passphrase")
+    private, public = new_key(name, folder, passphrase=passphrase)
     identity = key_id(load_public_key(public))
     if as_json:
         click.echo(json.dumps({"private": str(private), "public": str(public), "key_id": identity}))
@@ -50,6 +56,29 @@ def new(name: str, folder: Path, encrypt: bool, as_json: bool) -> None:
     click.echo(f"Private key  {private}  (keep it secret)")
     click.echo(f"Public key   {public}")
     click.echo(f"Key id       {identity}")
+
+
+@keys.command(
+    name="public",
+    epilog="Example: edgeops keys public 'pkcs11:token=desk;object=k1?module-name=softhsm2' > builder.pub",
+)
+@click.argument("key")
+@click.option(
+    "--passphrase-fd", type=click.IntRange(min=0), metavar="N",
+    help="Read the passphrase or PIN from the first line of file descriptor N.",
+)  # fmt: skip
+def public(key: str, passphrase_fd: int | None) -> None:
+    """Print the public key (PEM) of KEY: a private key's file, or a pkcs11: URI of a key in a token.
+
+    A passphrase comes from EDGEOPS_KEY_PASSPHRASE, a PIN from EDGEOPS_KEY_PIN, or either from a file
+    descriptor or a prompt; never from the command line.
+    """
+    from edgeops.signing.keys import public_pem
+    from edgeops.signing.passphrases import terminal_prompt
+    from edgeops.signing.signers import open_signer
+
+    signer = open_signer(key, secret_fd=passphrase_fd, prompt=terminal_prompt())
+    click.echo(public_pem(signer.public_key).decode(), nl=False)
 
 
 @click.command(epilog="Example: edgeops verify out/digits-1.0.0 --key keys/builder.pub")

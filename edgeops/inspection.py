@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -63,6 +64,7 @@ def describe(bundle_dir: Path, keys: PublicKeys) -> dict[str, Any]:
         "outputs": [_tensor(spec) for spec in fields.outputs],
         "classes": list(fields.classification.classes) if fields.classification else [],
         "features": [feature.name for feature in fields.features],
+        "language": None if fields.language is None else msgspec.to_builtins(fields.language),
         "fallback": _fallback(manifest),
         "gates": [_with_value(gate, measurements) for gate in gates],
         "measurements": measurements,
@@ -81,11 +83,21 @@ def render(description: dict[str, Any]) -> None:
     for what in ("inputs", "outputs"):
         for spec in description[what]:
             shape = " x ".join("any" if size < 0 else str(size) for size in spec["shape"])
-            console.print(f"{what[:-1].capitalize():<11}{_plain(spec['name'])}: {spec['dtype']}, {shape}")
+            contract = "".join(f", {part}" for part in _contract(spec))
+            console.print(
+                f"{what[:-1].capitalize():<11}{_plain(spec['name'])}: {spec['dtype']}, {shape}{contract}",
+                soft_wrap=True,
+            )
+    if (language := description["language"]) is not None:
+        console.print(f"Language   {language['context_tokens']} tokens, {_plain(language['chat_template'])}")
     if (fallback := description["fallback"]) is not None:
-        threshold = fallback["confidence_threshold"]
-        console.print(f"Fallback   {fallback['variant']} below a confidence of {threshold:g}")
+        threshold, temperature = fallback["confidence_threshold"], fallback["temperature"]
+        scaled = "" if temperature == 1 else f" at temperature {temperature:g}"
+        console.print(f"Fallback   {fallback['variant']} below a confidence of {threshold:g}{scaled}")
     console.print()
+    for spec in description["inputs"]:
+        if "columns" in spec:
+            console.print(_columns_table(spec))
     console.print(_variants_table(description["variants"]))
     console.print(_quality_table(description["variants"]))
     if description["gates"]:
@@ -109,14 +121,30 @@ def _variant(variant: Variant) -> dict[str, Any]:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    """A tensor with its data contract: the bounds that it has, and nothing of those that it has not."""
+    tensor: dict[str, Any] = {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    limits = {"minimum": spec.minimum, "maximum": spec.maximum, "max_characters": spec.max_characters}
+    tensor |= {name: value for name, value in limits.items() if value is not None}
+    if spec.columns:
+        tensor["columns"] = [
+            {name: value for name, value in msgspec.to_builtins(column).items() if value is not None}
+            for column in spec.columns
+        ]
+    ranges = [(spec.minimum, spec.maximum), *((each.minimum, each.maximum) for each in spec.columns)]
+    if any(bound is not None for bounds in ranges for bound in bounds):
+        tensor["outside"] = spec.outside
+    return tensor
 
 
 def _fallback(manifest: Manifest) -> dict[str, Any] | None:
     policy = manifest.fields.fallback
     if policy is None:
         return None
-    return {"variant": policy.variant, "confidence_threshold": policy.confidence_threshold}
+    return {
+        "variant": policy.variant,
+        "confidence_threshold": policy.confidence_threshold,
+        "temperature": policy.temperature,
+    }
 
 
 def _document(bundle_dir: Path, path: str) -> dict[str, Any]:
@@ -184,6 +212,33 @@ def _variants_table(variants: Sequence[dict[str, Any]]) -> Table:
             _size(variant["size_bytes"]),
             _size(variant["memory_bytes"]),
         )
+    return table
+
+
+def _contract(spec: dict[str, Any]) -> list[str]:
+    """What a tensor's contract says, but for its columns, in words."""
+    parts = []
+    if "minimum" in spec or "maximum" in spec:
+        parts.append(_range(spec))
+    if "max_characters" in spec:
+        parts.append(f"at most {spec['max_characters']} characters")
+    if "outside" in spec:
+        parts.append("refused outside" if spec["outside"] == "refuse" else "counted outside")
+    return parts
+
+
+def _range(bounds: dict[str, Any]) -> str:
+    low, high = bounds.get("minimum"), bounds.get("maximum")
+    if low is None:
+        return "any" if high is None else f"at most {high:g}"
+    return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+def _columns_table(spec: dict[str, Any]) -> Table:
+    table = _table(f"Columns of {_plain(spec['name'])}", "column", "values", numbers=("nulls",))
+    for column in spec["columns"]:
+        rate = column["max_null_rate"]
+        table.add_row(_plain(column["name"]), _range(column), f"at most {rate:.4g}" if rate else "none")
     return table
 
 

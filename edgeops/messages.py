@@ -129,7 +129,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     `fallbacks` counts requests answered by the cloud, by reason; `fallback_failures` those that should
     have been.
     `labels_seen` and `labels_right` count labels that arrived within the window.
-    `unsampled` counts requests whose details (sketches, classes, features) were lost.
+    `unsampled` counts requests whose details (sketches, classes, features) were lost; `outside` those of
+    `requests` that had a value beyond the bounds of the model's data contract.
     """
 
     device: str
@@ -153,6 +154,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     cache_hits: int = 0
     tokens: int = 0
     unsampled: int = 0
+    outside: int = 0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

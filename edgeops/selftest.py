@@ -21,20 +21,36 @@ Array = npt.NDArray[Any]
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
+TEXT_DTYPE = "str"
+
+
 class TensorValue(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor by value: numpy dtype name, shape, elements in row-major order."""
+    """A tensor by value: numpy dtype name (`str` for text), shape, elements in row-major order. A null among
+    floats stands for NaN, which JSON has no word for."""
 
     dtype: str
     shape: tuple[int, ...]
-    data: list[float]
+    data: list[float | str | None]
 
     @classmethod
     def of(cls, array: Array) -> TensorValue:
-        return cls(dtype=array.dtype.name, shape=array.shape, data=[float(x) for x in array.ravel()])
+        """The value of a tensor of numbers (infinities have no value) or of `str` (dtype object)."""
+        flat = array.ravel()
+        if array.dtype == object:
+            return cls(dtype=TEXT_DTYPE, shape=array.shape, data=list(flat))
+        data: list[float | str | None] = [None if value != value else float(value) for value in flat]
+        return cls(dtype=array.dtype.name, shape=array.shape, data=data)
 
     def array(self) -> Array:
         """The tensor. Raises `TypeError` or `ValueError` if dtype, shape and elements do not fit."""
-        return np.asarray(self.data, dtype=self.dtype).reshape(self.shape)
+        text = self.dtype == TEXT_DTYPE
+        dtype = np.dtype(object if text else self.dtype)
+        if not text and dtype.kind not in "biuf":
+            raise TypeError(f"{self.dtype} is no dtype of numbers")
+        for value in self.data:
+            if isinstance(value, str) != text or (value is None and dtype.kind != "f"):
+                raise TypeError(f"{value!r} is not an element of {self.dtype}")
+        return np.asarray(self.data, dtype=dtype).reshape(self.shape)
 
 
 class SelfTestVectors(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +80,7 @@ def run_selftest(vectors: SelfTestVectors, variant_id: str, policy: SelfTest, ru
     """Runs the vectors and returns the largest absolute difference seen.
 
     Raises `ArtifactError` (subject: the variant) when vectors for it are missing, an output is missing,
-    has another shape, is not finite, or differs by more than `atol + rtol * |expected|`.
+    has another shape, is not finite, or differs by more than `atol + rtol * |expected|`; texts must be equal.
     """
     expected = vectors.expected.get(variant_id)
     if not expected:
@@ -74,8 +90,12 @@ def run_selftest(vectors: SelfTestVectors, variant_id: str, policy: SelfTest, ru
     for name, value in expected.items():
         want = value.array()
         have = got.get(name)
-        if have is None or have.shape != want.shape:
-            raise _failed(variant_id, f"output {name!r} is missing or has another shape")
+        if have is None or have.shape != want.shape or (have.dtype == object) != (want.dtype == object):
+            raise _failed(variant_id, f"output {name!r} is missing or has another shape or kind")
+        if want.dtype == object:
+            if not np.array_equal(have, want):
+                raise _failed(variant_id, f"output {name!r} has other texts")
+            continue
         if not np.all(np.isfinite(have)):
             raise _failed(variant_id, f"output {name!r} is not finite")
         difference = np.abs(have.astype(np.float64) - want.astype(np.float64))

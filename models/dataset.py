@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +12,29 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled rows for a classifier.
+    """Labelled rows, as clients send them: what preprocessing there is stands in the model.
 
-    `inputs` is float32 of shape (rows, …), as clients send it: what preprocessing there is stands in the
-    network. `labels` is int64 of shape (rows,), each an index into `classes`. `source` says in a line
-    where the data comes from, `license` under which terms (an SPDX identifier).
+    `inputs` is float32 of shape (rows, …), or text: a NumPy array of `str` (`<U…`) of shape (rows,).
+    `labels` is int64, each an index into `classes`: of shape (rows,), or for token classification
+    (rows, words) over the words that single spaces part, with -100 past a row's end. For feature extraction
+    they tell which rows belong together. `attributes` are texts of shape (rows,) by name, such as the site
+    of each row: slices and groups are taken by them. `source` says in a line where the data comes from,
+    `license` under which terms (an SPDX identifier).
     """
 
-    inputs: npt.NDArray[np.float32]
+    inputs: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    source: str
+    license: str
+    attributes: Mapping[str, npt.NDArray[np.str_]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents for a causal language model, in an order that does not change."""
+
+    documents: tuple[str, ...]
     source: str
     license: str
 

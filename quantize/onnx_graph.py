@@ -23,6 +23,7 @@ def canonical_bytes(model: onnx.ModelProto) -> bytes:
     for field in ("producer_version", "doc_string", "domain", "model_version", "metadata_props"):
         clean.ClearField(field)
     clean.graph.name = "main"
+    _sort_opsets(clean)
     for graph in _graphs(clean.graph):
         for field in ("doc_string", "value_info", "metadata_props"):
             graph.ClearField(field)
@@ -40,6 +41,25 @@ def canonical_bytes(model: onnx.ModelProto) -> bytes:
     return data
 
 
+def prune(model: onnx.ModelProto) -> None:
+    """Removes, in place, the nodes and weights that lead to no output of the graph."""
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(_copy(node))
+            for nested in _graphs_of(node):
+                needed.update(name for inner in nested.node for name in inner.input)
+                needed.update(value.name for value in nested.output)
+            needed.update(node.input)
+    weights = [tensor for tensor in graph.initializer if tensor.name not in needed]
+    for tensor in weights:
+        graph.initializer.remove(tensor)
+    graph.ClearField("node")
+    graph.node.extend(reversed(kept))
+
+
 def op_counts(model: onnx.ModelProto) -> dict[str, int]:
     """How often each operator occurs, subgraphs included."""
     counts = Counter(node.op_type for graph in _graphs(model.graph) for node in graph.node)
@@ -49,9 +69,31 @@ def op_counts(model: onnx.ModelProto) -> dict[str, int]:
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for nested in attribute.graphs:
-                    yield from _graphs(nested)
+        yield from _graphs_of(node)
+
+
+def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes, and those inside them."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield from _graphs(attribute.g)
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            for nested in attribute.graphs:
+                yield from _graphs(nested)
+
+
+def _sort_opsets(model: onnx.ModelProto) -> None:
+    """Exporters name domains in any order, and some of them twice."""
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        versions[domain] = max(entry.version, versions.get(domain, 0))
+    model.ClearField("opset_import")
+    for domain, version in sorted(versions.items()):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeops.bundle import VerifiedBundle, verify_bundle
-from edgeops.durable import fsync_directory, write_atomic
-from edgeops.errors import ArtifactError, ConfigError, GateError
-from edgeops.manifest import MANIFEST_FILE
+from edgeops.bundle import VerifiedBundle
+from edgeops.durable import write_atomic
+from edgeops.errors import ConfigError, GateError
 from edgeops.paths import home
-from edgeops.signing.keys import PublicKeys, keyring, load_private_key
+from edgeops.signing.keys import keyring
 from toolchain.cache import StepCache
+from toolchain.documents.report import main_metric
 from toolchain.executor import Executor
+from toolchain.placing import kept, locked, make_folder, place
 from toolchain.plan import Plan, Step, make_plan
 from toolchain.recipe import Recipe
-from toolchain.recipe_file import find_recipe, read_recipe
-from toolchain.runner import View, run_plan
+from toolchain.recipe.file import find_recipe, read_recipe
+from toolchain.revision import revision_record
+from toolchain.runner import Outcome, View, run_plan
+
+if TYPE_CHECKING:
+    from edgeops.signing.signers import Signer
 
 BUNDLE_FOLDER = "bundle"
 EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
@@ -33,51 +36,119 @@ SIGN = Step(name="sign", module="", meaning="sign the bundle", config={})
 
 
 @dataclass(frozen=True)
+class Source:
+    """A recipe that can be planned: parsed, the folder in which its relative paths begin, and the bundle to
+    compare with, if the build was given one."""
+
+    recipe: Recipe
+    folder: Path
+    baseline: Path | None = None
+
+    def plan(self) -> Plan:
+        """Its steps."""
+        created = _created(self.recipe)
+        return make_plan(self.recipe, folder=self.folder, created=created, baseline=self.baseline)
+
+
+@dataclass(frozen=True)
 class Built:
-    """A finished build. `steps_run` names what had to run, in order; it is empty if nothing changed."""
+    """A finished build. `steps_run` names what had to run, in order; it is empty if nothing changed.
+    `main_metric` is the figure by which its variants are compared first."""
 
     path: Path
     digest: str
     variants: tuple[dict[str, Any], ...]
+    main_metric: str
     gates: tuple[dict[str, Any], ...]
     measurements: dict[str, Any]
     remarks: tuple[str, ...]
     steps_run: tuple[str, ...]
 
+    def line(self) -> dict[str, Any]:
+        """What `edgeops build --json` prints."""
+        return {
+            "path": str(self.path),
+            "digest": self.digest,
+            "variants": list(self.variants),
+            "gates": list(self.gates),
+            "steps_run": list(self.steps_run),
+        }
 
-def build_recipe(recipe: str, out: Path, key: Path, view: View, *, use_cache: bool = True) -> Built:
-    """Builds `recipe` into `out/<name>-<version>/`, signed by the private key in the file `key`.
+
+def read_source(recipe: str, *, baseline: Path | None = None) -> Source:
+    """The recipe that `recipe` names (see `find_recipe`). `ConfigError` on one that cannot be used."""
+    path = find_recipe(recipe)
+    parsed = read_recipe(path, has_baseline=baseline is not None)
+    return Source(parsed, path.absolute().parent, baseline)
+
+
+def build_source(
+    source: Source,
+    out: Path,
+    signer: Signer,
+    view: View,
+    executor: Executor,
+    *,
+    use_cache: bool = True,
+    jobs: int | None = None,
+) -> Built:
+    """Builds `source` into `out/<name>-<version>/`, signed by `signer`, at most `jobs` steps at once (None:
+    as many as suit the executor).
 
     Without `use_cache` every step runs, and nothing is kept for later builds. The folder appears, or is
     replaced, in one step; one that holds the same build, signed by the same key, is left as it is.
 
-    Raises `ConfigError` on a recipe or key that cannot be used, `GateError` if a gate fails (then nothing is
-    signed, and `out/<name>-<version>.report.json` has every figure), and what else a step raises.
+    Raises `ConfigError` on what cannot be used, `GateError` if a gate fails (then nothing is signed, and
+    `out/<name>-<version>.report.json` has every figure), and what else a step raises.
     """
-    parsed = read_recipe(find_recipe(recipe))
-    keys = keyring([load_private_key(key).public_key()])
-    plan = make_plan(parsed, created=_created(parsed))
-    _make_folder(out)
-    report = out / f"{parsed.label}.report.json"
-    with _cache(use_cache) as cache:
-        try:
-            with Executor() as executor:
-                outcome = run_plan(plan, cache, executor, view)
-        except GateError as error:
-            _write_report(report, plan, error)
-            raise
+    plan = source.plan()
+    make_folder(out)
+    view.planned(len(plan.steps) + 1)
+    with build_cache(use_cache=use_cache) as cache:
+        outcome = run_source(plan, out, cache, executor, view, jobs=jobs)
         unsigned = outcome.entries["package"].folder / BUNDLE_FOLDER
-        with _locked(out):
-            verified = _kept(out / parsed.label, unsigned, keys)
-            signed = verified is None
-            if verified is None:
-                view.started(SIGN, "there is no such bundle, signed by this key, in the folder yet")
-                verified = _sign(unsigned, out / parsed.label, key, keys)
-                view.finished(SIGN)
-            else:
-                view.reused(SIGN, "the folder holds this bundle, signed by this key")
-            report.unlink(missing_ok=True)  # of an earlier build that failed
-    return _built(verified, (*outcome.steps_run, *(["sign"] if signed else [])))
+        return sign_source(source, unsigned, out, signer, view, steps_run=outcome.steps_run)
+
+
+def run_source(
+    plan: Plan, out: Path, cache: StepCache, executor: Executor, view: View, *, jobs: int | None
+) -> Outcome:
+    """Runs the plan. The report of a failed gate goes beside the bundle's place in `out`."""
+    try:
+        return run_plan(plan, cache, executor, view, jobs=jobs)
+    except GateError as error:
+        _write_report(out / f"{plan.label}.report.json", plan, error)
+        raise
+
+
+def sign_source(
+    source: Source, unsigned: Path, out: Path, signer: Signer, view: View, *, steps_run: tuple[str, ...]
+) -> Built:
+    """Puts the bundle in the folder `unsigned` into `out`, unless it is there already."""
+    keys = keyring([signer.public_key])
+    target = out / source.recipe.label
+    with locked(out):
+        verified = kept(target, unsigned, keys)
+        if verified is None:
+            view.started(SIGN, "there is no such bundle, signed by this key, in the folder yet")
+            verified = place(unsigned, target, signer, keys, revision_record(source.folder))
+            view.finished(SIGN)
+            steps_run = (*steps_run, SIGN.name)
+        else:
+            view.reused(SIGN, "the folder holds this bundle, signed by this key")
+        (out / f"{source.recipe.label}.report.json").unlink(missing_ok=True)  # of a build that failed
+    return _built(verified, steps_run)
+
+
+@contextlib.contextmanager
+def build_cache(*, use_cache: bool = True) -> Iterator[StepCache]:
+    """The builder's step cache, or an empty one that is gone afterwards."""
+    if use_cache:
+        with StepCache(home().cache / "build") as cache:
+            yield cache
+        return
+    with tempfile.TemporaryDirectory(prefix="edgeops-build-") as folder, StepCache(Path(folder)) as cache:
+        yield cache
 
 
 def _created(recipe: Recipe) -> str:
@@ -94,82 +165,6 @@ def _created(recipe: Recipe) -> str:
             remedy=f"Correct or unset {EPOCH_VARIABLE}.",
             subject=EPOCH_VARIABLE,
         ) from error
-
-
-@contextlib.contextmanager
-def _cache(use_cache: bool) -> Iterator[StepCache]:
-    if use_cache:
-        yield StepCache(home().cache / "build")
-        return
-    with tempfile.TemporaryDirectory(prefix="edgeops-build-") as folder:
-        yield StepCache(Path(folder))
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"The folder {out} cannot be made ({error.strerror}).",
-            remedy="Choose another one with --out.",
-            subject=str(out),
-        ) from error
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One build at a time puts its bundle into a folder. The kernel frees the lock of a killed one."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _kept(target: Path, unsigned: Path, keys: PublicKeys) -> VerifiedBundle | None:
-    """The bundle that is there already, if it is this build, whole, and signed by the key. Its measurements
-    may be of an earlier run: they are no part of a bundle's identity."""
-    if not target.exists():
-        return None
-    if not (target / MANIFEST_FILE).exists():
-        raise ConfigError(
-            f"{target} is there already, and is not a bundle.",
-            remedy="Move it away, or choose another folder with --out.",
-            subject=str(target),
-        )
-    try:
-        verified = verify_bundle(target, keys)
-    except ArtifactError:
-        return None  # it is made anew
-    same = (target / MANIFEST_FILE).read_bytes() == (unsigned / MANIFEST_FILE).read_bytes()
-    return verified if same else None
-
-
-def _sign(unsigned: Path, target: Path, key: Path, keys: PublicKeys) -> VerifiedBundle:
-    # Imported here: signing takes half a second to import, and a build with nothing to sign needs none of it.
-    from edgeops.signing.oms import sign_bundle
-
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        staging = Path(scratch) / target.name
-        shutil.copytree(unsigned, staging)
-        sign_bundle(staging, key)
-        _sync(staging)
-        if target.exists():
-            target.rename(Path(scratch) / "replaced")
-        staging.rename(target)
-        fsync_directory(target.parent)
-    return verify_bundle(target, keys)
-
-
-def _sync(folder: Path) -> None:
-    """The rename must not reach the disk before what it names."""
-    for path in [folder, *folder.rglob("*")]:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _write_report(path: Path, plan: Plan, error: GateError) -> None:
@@ -196,6 +191,7 @@ def _built(bundle: VerifiedBundle, steps_run: tuple[str, ...]) -> Built:
             }
             for variant in fields.variants
         ),
+        main_metric=main_metric(fields.task),
         gates=tuple(report["gates"]),
         measurements=measurements,
         remarks=tuple(report["remarks"]),

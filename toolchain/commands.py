@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from edgeops.signing.signers import Signer
+    from toolchain.build import Built, Source
+    from toolchain.executor import Executor
+
+_BUNDLE = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
@@ -12,44 +24,235 @@ import click
 )
 @click.argument("recipe")
 @click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Where the bundle goes: DIR/<name>-<version>/.",
-)
+)  # fmt: skip
 @click.option(
-    "--key",
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="The builder's private key (see edgeops keys new).",
-)
+    "--key", required=True, metavar="KEY",
+    help="The builder's private key: a file (see edgeops keys new), or a pkcs11: URI of a key in a token.",
+)  # fmt: skip
+@click.option(
+    "--passphrase-fd", type=click.IntRange(min=0), metavar="N",
+    help="Read the key's passphrase, or the token's PIN, from the first line of file descriptor N.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 @click.option("--explain", is_flag=True, help="Say of each step why it runs, or why it need not.")
 @click.option("--no-cache", is_flag=True, help="Run every step, and keep nothing for later builds.")
-def build(recipe: str, out: Path, key: Path, as_json: bool, explain: bool, no_cache: bool) -> None:
+@click.option(
+    "--jobs", type=click.IntRange(1, 1024), metavar="N",
+    help="Run at most N steps at once. Default: one for each processor, if there is 1 GiB of free memory for "
+    "each; on a Ray cluster, as many as it takes.",
+)  # fmt: skip
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Where steps run: in processes of this machine, or as tasks of a Ray cluster.",
+)  # fmt: skip
+@click.option(
+    "--ray-address", metavar="ADDRESS",
+    help="The Ray cluster, such as HOST:6379 or auto. Default: one of this machine, for this build alone.",
+)  # fmt: skip
+@click.option(
+    "--check-reproducible", is_flag=True,
+    help="Build twice without the cache, in differing surroundings, and sign only if both are the same.",
+)  # fmt: skip
+@click.option(
+    "--mlflow", "mlflow_uri", metavar="URI",
+    help="Log the finished build to this MLflow server. If that fails, the bundle is built and signed all "
+    "the same, and the exit status is 5.",
+)  # fmt: skip
+def build(
+    recipe: str,
+    out: Path,
+    key: str,
+    passphrase_fd: int | None,
+    as_json: bool,
+    explain: bool,
+    no_cache: bool,
+    jobs: int | None,
+    executor: str,
+    ray_address: str | None,
+    check_reproducible: bool,
+    mlflow_uri: str | None,
+) -> None:
     """Build RECIPE into a signed bundle: train, distil, export, quantize, evaluate, gate, document, sign.
 
     RECIPE is a YAML file, a folder with a recipe.yaml, or a packaged model such as digits. A step whose
     inputs, config and code are unchanged is not run again. A failed gate ends with exit status 4: the report
     is written beside the bundle's place, and nothing is signed.
-    """
-    import json
 
-    from toolchain.build import build_recipe
-    from toolchain.view import build_view, print_summary
+    The passphrase of an encrypted key is read from --passphrase-fd, EDGEOPS_KEY_PASSPHRASE or the terminal;
+    the PIN of a token from --passphrase-fd, EDGEOPS_KEY_PIN, the URI's pin-source or the terminal.
+    """
+    from edgeops.signing.passphrases import terminal_prompt
+    from edgeops.signing.signers import open_signer
+    from toolchain.build import read_source
+    from toolchain.interruption import ending_on_sigterm
+
+    _check_options(executor, ray_address, check_reproducible)
+    if mlflow_uri is not None:
+        from toolchain.tracking import check_tracking
+
+        check_tracking()
+    source = read_source(recipe)
+    signer = open_signer(key, secret_fd=passphrase_fd, prompt=terminal_prompt())
+    with ending_on_sigterm():
+        if check_reproducible:
+            built = _built_twice(source, recipe, out, signer, jobs=jobs)
+        else:
+            with _executor(executor, ray_address, jobs) as chosen:
+                built = _built(
+                    source, out, signer, chosen, jobs=jobs, explain=explain, use_cache=not no_cache
+                )
+    if not as_json:
+        from toolchain.view import print_summary
+
+        print_summary(built)
+    if mlflow_uri is not None:
+        from toolchain.tracking import log_build
+
+        log_build(built, source.recipe, mlflow_uri)
+    if as_json:
+        click.echo(json.dumps(built.line(), ensure_ascii=False))
+
+
+def _check_options(executor: str, ray_address: str | None, check_reproducible: bool) -> None:
+    if ray_address is not None and executor != "ray":
+        raise click.UsageError("--ray-address goes with --executor ray.")
+    if check_reproducible and executor == "ray":
+        raise click.UsageError("--check-reproducible builds on this machine: leave --executor out.")
+
+
+@contextlib.contextmanager
+def _executor(name: str, ray_address: str | None, jobs: int | None) -> Iterator[Executor]:
+    if name == "ray":
+        from toolchain.ray_executor import RayExecutor
+
+        with RayExecutor(ray_address) as ray:
+            yield ray
+        return
+    from toolchain.executor import LocalExecutor
+    from toolchain.machine import default_jobs
+
+    with LocalExecutor(jobs or default_jobs()) as local:
+        yield local
+
+
+def _built(
+    source: Source,
+    out: Path,
+    signer: Signer,
+    executor: Executor,
+    *,
+    jobs: int | None,
+    explain: bool,
+    use_cache: bool,
+) -> Built:
+    from toolchain.build import build_source
+    from toolchain.view import build_view
 
     with build_view(explain=explain) as view:
-        built = build_recipe(recipe, out, key, view, use_cache=not no_cache)
+        return build_source(source, out, signer, view, executor, use_cache=use_cache, jobs=jobs)
+
+
+def _built_twice(source: Source, recipe: str, out: Path, signer: Signer, *, jobs: int | None) -> Built:
+    from toolchain.build import sign_source
+    from toolchain.placing import make_folder
+    from toolchain.recipe.file import find_recipe
+    from toolchain.reproducible import built_twice
+    from toolchain.view import build_view
+
+    make_folder(out)
+    with (
+        built_twice(find_recipe(recipe), baseline=source.baseline, jobs=jobs) as (unsigned, steps_run),
+        build_view(explain=False) as view,
+    ):
+        return sign_source(source, unsigned, out, signer, view, steps_run=steps_run)
+
+
+@click.group(epilog="Example: edgeops cache prune --keep-days 30")
+def cache() -> None:
+    """Look at what builds keep of their steps, and remove what was not used for long."""
+
+
+@cache.command(name="ls", epilog="Example: edgeops cache ls --json")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
+def list_cache(as_json: bool) -> None:
+    """List the cached outputs of steps, the last used first: step, size, age, last use, builds."""
+    import msgspec
+
+    from edgeops.clock import now_ms
+    from edgeops.paths import home
+    from toolchain.cache import StepCache
+    from toolchain.prune import list_entries
+
+    root = home().cache / "build"
+    entries = list_entries(StepCache(root))
     if as_json:
-        line = {
-            "path": str(built.path),
-            "digest": built.digest,
-            "variants": list(built.variants),
-            "gates": list(built.gates),
-            "steps_run": list(built.steps_run),
-        }
-        click.echo(json.dumps(line, ensure_ascii=False))
+        size_bytes = sum(entry.size_bytes for entry in entries)
+        line = {"path": str(root), "size_bytes": size_bytes, "entries": msgspec.to_builtins(entries)}
+        click.echo(json.dumps(line))
+        return
+    from toolchain.cache_view import print_entries
+
+    print_entries(root, entries, now_ms())
+
+
+@cache.command(name="prune", epilog="Example: edgeops cache prune --keep-days 30 --dry-run")
+@click.option(
+    "--keep-days", required=True, type=click.FloatRange(min=0), metavar="N",
+    help="Keep what a build used within the last N days.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON line.")
+def prune_cache(keep_days: float, dry_run: bool, as_json: bool) -> None:
+    """Remove cached outputs that no build used for N days, and what killed builds left behind.
+
+    Builds may run meanwhile: what they use or make is left alone.
+    """
+    import msgspec
+
+    from edgeops.clock import now_ms
+    from edgeops.paths import home
+    from toolchain.cache import StepCache
+    from toolchain.prune import prune
+
+    now = now_ms()
+    pruned = prune(StepCache(home().cache / "build"), keep_days=keep_days, now_ms=now, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, **msgspec.to_builtins(pruned)}))
+        return
+    from toolchain.cache_view import print_pruned
+
+    print_pruned(pruned, now, dry_run=dry_run)
+
+
+@click.command(epilog="Example: edgeops diff out/digits-1.0.0 out/digits-1.1.0 --key builder.pub")
+@click.argument("old", type=_BUNDLE)
+@click.argument("new", type=_BUNDLE)
+@click.option(
+    "--key", "key_files", multiple=True, metavar="FILE.pub", type=_FILE,
+    help="Verify both bundles by these public keys first. Without one, nothing is verified.",
+)  # fmt: skip
+@click.option("--exit-code", is_flag=True, help="End with status 1 if the bundles differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as one JSON line.")
+@click.pass_context
+def diff(
+    ctx: click.Context, old: Path, new: Path, key_files: tuple[Path, ...], exit_code: bool, as_json: bool
+) -> None:
+    """Show what changed from the bundle OLD to the bundle NEW: data, recipe, tools, code, prompts, interface,
+    variants, quality, gates.
+
+    The exit status is 0 whether or not they differ, unless --exit-code is given.
+    """
+    from edgeops.signing.keys import keyring, load_public_key
+    from toolchain.diff import compare
+
+    found = compare(old, new, keyring(load_public_key(path) for path in key_files))
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
     else:
-        print_summary(built)
+        from toolchain.diff_view import print_diff
+
+        print_diff(found)
+    if exit_code and not found["same"]:
+        ctx.exit(1)

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import msgspec
 
+from edgeops import errors
 from edgeops.errors import EdgeopsError
 from edgeops.processes import die_with_parent
 from toolchain.steps.context import StepContext
@@ -31,6 +32,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
     inputs: dict[str, str]
     out: str
+    checkpoints: str
+    threads: int = 1
     records: dict[str, dict[str, Any]] = {}
 
 
@@ -42,6 +45,23 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str | None = None
     subject: str | None = None
     details: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, error: EdgeopsError) -> Failure:
+        """The failure that carries an edgeops error. A class of the recipe's own becomes its base of ours."""
+        ours = (kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+        return cls(
+            type=next(ours),
+            message=error.message,
+            remedy=error.remedy,
+            subject=error.subject,
+            details=error.details,
+        )
+
+    def to_error(self) -> EdgeopsError:
+        """The edgeops error that it carries."""
+        kind: type[EdgeopsError] = getattr(errors, self.type)
+        return kind(self.message, remedy=self.remedy, subject=self.subject, details=self.details)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +78,9 @@ def main() -> None:
     die_with_parent()
     if os.getppid() != int(sys.argv[1]):
         return  # the parent ended before the call
-    # Ctrl-C goes to the whole group; the parent decides what becomes of the step.
+    # Ctrl-C, and at times SIGTERM, go to the whole group; the parent decides what becomes of the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
@@ -74,19 +95,13 @@ def _run(request: Request, channel: IO[bytes]) -> Answer:
         out=Path(request.out),
         records=request.records,
         progress=lambda share, note: _send(channel, Answer(progress=share, note=note)),
+        checkpoints=Path(request.checkpoints),
+        threads=request.threads,
     )
     try:
         importlib.import_module(request.module).run(context)
     except EdgeopsError as error:
-        return Answer(
-            error=Failure(
-                type=type(error).__name__,
-                message=error.message,
-                remedy=error.remedy,
-                subject=error.subject,
-                details=error.details,
-            )
-        )
+        return Answer(error=Failure.of(error))
     except Exception as error:  # noqa: BLE001 - the recipe's code may raise anything; it is passed on
         traceback.print_exc()
         return Answer(error=Failure(type="", message=f"{type(error).__name__}: {error}"))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sqlalchemy import Engine, select
 
 from cloud_hub.store import schema
 from cloud_hub.store.database import reading
 from edgeops.canonical import sha256_bytes
+from edgeops.contract import Contract
 from edgeops.errors import ArtifactError, NotFoundError
 from edgeops.manifest import Manifest, Variant
 
@@ -30,6 +32,11 @@ class Served:
     digest: str
     manifest: Manifest
     variant: Variant
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What requests are held against: the same as on the device."""
+        return Contract(self.manifest.fields.inputs)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from cloud_hub.fallback.engines import EnginePool
 from cloud_hub.fallback.ledger import Ledger
 from cloud_hub.fallback.metrics import GatewayMetrics
 from edgeops.clock import now_ms
+from edgeops.confidence import item_confidences
 from edgeops.errors import BadRequestError, EdgeopsError, InferenceError, NotFoundError
 from edgeops.serving.host import (
     ANSWERED_BY,
@@ -78,6 +79,7 @@ class FallbackHost:
             self._metrics.rejected(error.kind)
             raise
         try:
+            served.contract.outside(request.inputs)
             outputs = await self._engines.run(served, request.inputs)
             parameters = _parameters(served, reason, outputs)
         except BadRequestError as error:
@@ -119,8 +121,8 @@ def _info(served: Served, versions: Sequence[Served]) -> ModelInfo:
 
 
 def _parameters(served: Served, reason: str, outputs: Mapping[str, Array]) -> dict[str, Any]:
-    """Who answered, why, and how sure: of one item its class and confidence, of several the least
-    confidence among them."""
+    """Who answered, why, and how sure: of one item its class and confidence, of several (items or words) the
+    least confidence among them."""
     parameters: dict[str, Any] = {
         ANSWERED_BY: "cloud",
         REASON: reason,
@@ -132,15 +134,15 @@ def _parameters(served: Served, reason: str, outputs: Mapping[str, Array]) -> di
         return parameters
     probabilities = outputs.get(classification.output)
     width = len(classification.classes)
-    if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] != width:
+    if probabilities is None or probabilities.ndim not in (2, 3) or probabilities.shape[-1] != width:
         raise InferenceError(
             f"The engine gave no output {classification.output!r} with {width} classes.",
             remedy="Build the bundle again: its graph is not what its manifest says.",
             subject=classification.output,
         )
-    confidence = float(np.min(probabilities.max(axis=1), initial=math.inf))
+    confidence = float(np.min(item_confidences(probabilities), initial=math.inf))
     if math.isfinite(confidence):
         parameters[CONFIDENCE] = confidence
-        if len(probabilities) == 1:
+        if probabilities.shape == (1, width):
             parameters[LABEL] = classification.classes[int(probabilities[0].argmax())]
     return parameters

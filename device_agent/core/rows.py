@@ -44,7 +44,8 @@ UNSAMPLED: Final = 1
 REJECTED: Final = 2
 LABELS_SEEN: Final = 3
 LABELS_RIGHT: Final = 4
-ERRORS: Final = 5
+OUTSIDE: Final = 5  # requests with a value beyond the contract's bounds
+ERRORS: Final = 6
 FALLBACKS: Final = ERRORS + len(ERROR_KINDS)
 FALLBACK_FAILURES: Final = FALLBACKS + len(FALLBACK_REASONS)
 TOTALS: Final = FALLBACK_FAILURES + len(FALLBACK_REASONS)
@@ -114,7 +115,7 @@ PAYLOAD_AT: Final = TOTALS_AT + 8 * TOTALS
 
 def layout_of(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> RowLayout:
     """The layout for a model's watched inputs. Raw copies when every row has a fixed size and all fit
-    `MAX_INPUT_BYTES`, else the features' values.
+    `MAX_INPUT_BYTES`, else the features' values. Text is never copied: a row of it has no fixed size.
 
     Raises `ArtifactError` (subject: the feature or input) when a feature reads outside a row of fixed size,
     or an input that has no rows.
@@ -126,7 +127,11 @@ def layout_of(inputs: Sequence[TensorSpec], features: Sequence[Feature]) -> RowL
                 remedy="Build the bundle again without a feature on that input.",
                 subject=spec.name,
             )
-    sizes = {spec.name: math.prod(spec.shape[1:]) for spec in inputs if min(spec.shape[1:], default=1) >= 0}
+    sizes = {
+        spec.name: math.prod(spec.shape[1:])
+        for spec in inputs
+        if spec.dtype != "BYTES" and min(spec.shape[1:], default=1) >= 0
+    }
     for feature in features:
         elements = sizes.get(feature.input)
         if feature.kind == "element" and elements is not None and not 0 <= feature.index < elements:

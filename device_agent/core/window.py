@@ -17,6 +17,7 @@ from device_agent.core.rows import (
     ITEM,
     LABELS_RIGHT,
     LABELS_SEEN,
+    OUTSIDE,
     REJECTED,
     REQUEST,
     REQUESTS,
@@ -87,6 +88,7 @@ def window_of(
         labels_seen=counts[LABELS_SEEN],
         labels_right=counts[LABELS_RIGHT],
         unsampled=counts[UNSAMPLED] + counts[REQUESTS] - len(requests),
+        outside=counts[OUTSIDE],
     )
 
 

@@ -1,7 +1,7 @@
 """The client's half of Open Inference Protocol v2 with binary tensors: what the device says to the gateway.
 
 Triton's binary tensor data extension (see `edgeops.serving.tensor_codec`, the server's half). Binary, since
-it carries every dtype and costs the device least.
+it carries every dtype and every value (NaN for a null), and costs the device least.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from edgeops.errors import TransportError
 from edgeops.serving.host import DTYPES, Array, InferRequest
+from edgeops.serving.text_tensor import pack_texts, unpack_texts
 
 HEADER_SIZE = "Inference-Header-Content-Length"
 
@@ -41,7 +42,10 @@ _decoder = msgspec.json.Decoder(_Response)
 def encode_request(request: InferRequest) -> tuple[bytes, int]:
     """The body that asks for all outputs in binary, and the size in bytes of its JSON part. The client's
     own parameters stay on the device."""
-    blobs = [np.ascontiguousarray(array).tobytes() for array in request.inputs.values()]
+    blobs = [
+        pack_texts(array) if array.dtype == object else np.ascontiguousarray(array).tobytes()
+        for array in request.inputs.values()
+    ]
     head: dict[str, Any] = {
         "inputs": [
             {
@@ -76,12 +80,19 @@ def decode_response(body: bytes, header_size: str | None) -> tuple[dict[str, Arr
         size = output.parameters.get("binary_data_size")
         if dtype is None or any(length < 0 for length in output.shape):
             raise _unfit(f"output {output.name[:80]!r} has no usable type and shape")
-        if type(size) is not int or size != math.prod(output.shape) * dtype.itemsize:
+        is_text = output.datatype == "BYTES"
+        if type(size) is not int or (not is_text and size != math.prod(output.shape) * dtype.itemsize):
             raise _unfit(f"output {output.name[:80]!r} has another size than its shape says")
-        part = body[offset : offset + size]
+        part = body[offset : offset + size] if size >= 0 else b""
         if len(part) != size:
             raise _unfit("it is cut short")
-        outputs[output.name] = np.frombuffer(part, dtype).reshape(output.shape)
+        if is_text:
+            try:
+                outputs[output.name] = unpack_texts(part, output.shape)
+            except ValueError as error:
+                raise _unfit(f"output {output.name[:80]!r} is not text ({error})") from error
+        else:
+            outputs[output.name] = np.frombuffer(part, dtype).reshape(output.shape)
         offset += size
     return outputs, response.parameters
 

@@ -196,6 +196,6 @@ class DeviceHost:
         confidence = prediction.confidence
         if confidence is not None and math.isfinite(confidence):
             parameters[CONFIDENCE] = confidence
-            if len(prediction.predicted) == 1:
+            if len(prediction.predicted) == 1 and prediction.predicted[0] >= 0:
                 parameters[LABEL] = self._classes[prediction.predicted[0]]
         return parameters

@@ -51,6 +51,12 @@ def load(
     began = perf_counter()
     manifest = _manifest(slot_dir, bundle.digest)
     fields = manifest.fields
+    if fields.language is not None:
+        raise ArtifactError(
+            f"{manifest.label} is a language model, and this agent serves tensors and text classifiers.",
+            remedy="Let the hub answer for it, or send this device another bundle.",
+            subject=MANIFEST_FILE,
+        )
     variant = manifest.variant(variant_id)
     for entry in manifest.device_files(variant_id):
         _check(slot_dir, entry)

@@ -1,5 +1,5 @@
-"""The prediction path: engine, predicted class, confidence, telemetry. The local API and in-process callers
-share it; it costs a few microseconds more than the engine alone."""
+"""The prediction path: data contract, engine, predicted class, confidence, telemetry. The local API and
+in-process callers share it; it costs a few microseconds more than the engine alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import numpy as np
 from device_agent.core.rows import (
     LABELS_RIGHT,
     LABELS_SEEN,
+    OUTSIDE,
     REJECTED,
     FallbackReason,
     error_total,
     fallback_total,
 )
 from device_agent.telemetry.recorder import RingWriter
+from edgeops.confidence import confidence as calibrated_confidence
+from edgeops.confidence import item_confidences
+from edgeops.contract import Contract
 from edgeops.engines.base import Engine
 from edgeops.errors import ArtifactError, BadRequestError, InferenceError
 from edgeops.manifest import Manifest
@@ -28,20 +32,21 @@ _NAN: Final = float("nan")
 
 
 class Prediction(msgspec.Struct, frozen=True, gc=False):
-    """The device's own answer: outputs by name; per item the predicted class (-1: the model has none) and
-    its confidence (NaN: none); and the time that the engine took."""
+    """The device's own answer: outputs by name; per item the predicted class (-1: there is none for the whole
+    item) and its confidence (NaN: none); the time that the engine took; how many values of the request lie
+    outside the contract's bounds; and whether the model is a classifier."""
 
     outputs: dict[str, Array]
     predicted: list[int]
     confidences: list[float]
     latency_ms: float
+    outside: int = 0
+    classifies: bool = True
 
     @property
     def confidence(self) -> float | None:
         """The least confidence among the items (NaN if one is), None if the model gives none."""
-        if self.predicted[0] < 0:
-            return None
-        return float(np.min(self.confidences))
+        return float(np.min(self.confidences)) if self.classifies else None
 
 
 class Predictor:
@@ -57,6 +62,7 @@ class Predictor:
         self._ring = ring
         fields = manifest.fields
         _check_interface(engine, manifest)
+        self._outside = Contract(fields.inputs).outside
         self._first = fields.inputs[0].name
         self._rank_zero = not fields.inputs[0].shape
         self._others = [spec.name for spec in fields.inputs[1:] if spec.shape[:1] == (-1,)]
@@ -72,6 +78,8 @@ class Predictor:
         classification = fields.classification
         self._output = classification.output if classification else ""
         self._classes = len(classification.classes) if classification else 0
+        self._temperature = fields.fallback.temperature if fields.fallback else 1.0
+        self._recalibrates = self._temperature != 1
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name, recorded as one request of as many items as the batch dimension says.
@@ -90,7 +98,8 @@ class Predictor:
         return prediction.outputs
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
-        """Runs the engine and reads the answer. Records nothing."""
+        """Holds the inputs against the contract, runs the engine and reads the answer. Records nothing."""
+        outside = self._outside(inputs)
         if not self._plain:
             self._check(inputs)
         start = perf_counter()
@@ -98,23 +107,25 @@ class Predictor:
         if not self._output:
             items = 1 if self._rank_zero else inputs[self._first].shape[0]
             latency_ms = (perf_counter() - start) * 1000
-            return Prediction(outputs, [-1] * items, [_NAN] * items, latency_ms)
+            return Prediction(outputs, [-1] * items, [_NAN] * items, latency_ms, outside, False)
         probabilities = outputs[self._output]
         if probabilities.shape == (1, self._classes):
             best = int(probabilities.argmax())
             confidence = float(probabilities.item(best))
-            return Prediction(outputs, [best], [confidence], (perf_counter() - start) * 1000)
+            if self._recalibrates:
+                confidence = calibrated_confidence(probabilities, confidence, self._temperature)
+            return Prediction(outputs, [best], [confidence], (perf_counter() - start) * 1000, outside)
         items = 1 if self._rank_zero else inputs[self._first].shape[0]
-        if probabilities.shape != (items, self._classes):
+        by_word = probabilities.ndim == 3
+        if probabilities.shape[:: 2 if by_word else 1] != (items, self._classes):
             raise InferenceError(
                 f"The output {self._output!r} has shape {list(probabilities.shape)} for {items} items and "
                 f"{self._classes} classes.",
                 subject=self._output,
             )
-        predicted = probabilities.argmax(axis=1)
-        confidences = probabilities[np.arange(items), predicted]
-        latency_ms = (perf_counter() - start) * 1000
-        return Prediction(outputs, predicted.tolist(), confidences.tolist(), latency_ms)
+        predicted = [-1] * items if by_word else probabilities.argmax(axis=1).tolist()
+        confidences = item_confidences(probabilities, self._temperature).tolist()
+        return Prediction(outputs, predicted, confidences, (perf_counter() - start) * 1000, outside)
 
     def record(
         self,
@@ -127,6 +138,8 @@ class Predictor:
         """Records an answered request; `fallback` says why the cloud was asked, if it was."""
         if fallback is not None:
             self._ring.tally(fallback_total(fallback, answered=cloud_answered))
+        if prediction.outside:
+            self._ring.tally(OUTSIDE)
         predicted, confidences = prediction.predicted, prediction.confidences
         if len(predicted) == 1:
             self._ring.request(inputs, prediction.latency_ms, predicted[0], confidences[0])
@@ -145,7 +158,7 @@ class Predictor:
         it. `kind` is the error's (`EdgeopsError.kind`)."""
         self._ring.tally(error_total(kind))
         items = 1 if self._rank_zero else inputs[self._first].shape[0]
-        nothing = Prediction({}, [-1] * items, [_NAN] * items, _NAN)
+        nothing = Prediction({}, [-1] * items, [_NAN] * items, _NAN, self._outside(inputs), False)
         self.record(inputs, nothing, fallback, cloud_answered=cloud_answered)
 
     def reject(self) -> None:
@@ -202,7 +215,7 @@ def _check_interface(engine: Engine, manifest: Manifest) -> None:
     if classification is None:
         return
     shape = next(spec.shape for spec in fields.outputs if spec.name == classification.output)
-    if len(shape) != 2 or shape[1] not in (-1, len(classification.classes)):
+    if len(shape) not in (2, 3) or shape[-1] not in (-1, len(classification.classes)):
         raise _differs(f"classifies by {classification.output!r} of shape {list(shape)}")
 
 

@@ -57,7 +57,7 @@ from edgeops.serving.host import Array
 RING_SUFFIX: Final = ".ring"
 NEW_SUFFIX: Final = ".ring-new"
 MAGIC: Final = b"edgering"
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER: Final = struct.Struct("<8sIIIIQ")
 HEAD_WORD: Final = 8
 TAIL_WORD: Final = 16

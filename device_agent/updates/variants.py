@@ -1,4 +1,4 @@
-"""Which variant of a bundle fits this device. No engine is imported to find out."""
+"""Which variant of a bundle this device can run. No engine is imported to find out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from edgeops.engines.tokenizer import TOKENIZER_FILE
 from edgeops.errors import ArtifactError
 from edgeops.manifest import Manifest, Variant
 
 # Engines that this agent can load, and the distributions that bring them.
 ENGINES: Mapping[str, tuple[str, ...]] = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+# What a variant with a tokenizer needs besides.
+_TOKENIZERS = "tokenizers"
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -19,8 +22,14 @@ def choose_variant(manifest: Manifest, memory_bytes: int) -> Variant:
     """The first device variant, in the builder's order, whose engine is installed in a version that is new
     enough, whose instruction sets this machine has, and which needs at most `memory_bytes`.
 
-    Raises `ArtifactError` that says of each variant why it does not fit.
+    Raises `ArtifactError` that says of each variant why it does not fit; a language model has none that does.
     """
+    if manifest.fields.language is not None:
+        raise ArtifactError(
+            f"{manifest.label} is a language model, and this agent serves tensors and text classifiers.",
+            remedy="Let the hub answer for it, or send this device another bundle.",
+            subject=manifest.label,
+        )
     reasons = {}
     for variant in manifest.variants_for("device"):
         reason = why_not(variant, memory_bytes)
@@ -39,11 +48,15 @@ def choose_variant(manifest: Manifest, memory_bytes: int) -> Variant:
 def why_not(variant: Variant, memory_bytes: int) -> str | None:
     """Why a variant cannot run here, or None if it can."""
     runtime = variant.runtime
+    if runtime.engine not in ENGINES:
+        return f"is for {runtime.engine}, which this agent does not run"
     installed = _installed(runtime.engine)
     if installed is None:
         return f"needs {runtime.engine}, which is not installed"
     if _release(installed) < _release(runtime.min_version):
         return f"needs {runtime.engine} {runtime.min_version}, and {installed} is installed"
+    if variant.beside(TOKENIZER_FILE) is not None and _version_of(_TOKENIZERS) is None:
+        return f"needs {_TOKENIZERS}, which is not installed (pip install 'edgeops[text]')"
     missing = sorted(set(runtime.instruction_sets) - _instruction_sets())
     if missing:
         return f"needs the instruction sets {', '.join(missing)}"
@@ -53,12 +66,15 @@ def why_not(variant: Variant, memory_bytes: int) -> str | None:
 
 
 def _installed(engine: str) -> str | None:
-    for distribution in ENGINES.get(engine, ()):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
+    found = (_version_of(distribution) for distribution in ENGINES[engine])
+    return next((installed for installed in found if installed is not None), None)
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ _PROTOCOL_DTYPES: Mapping[str, str] = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
 }
 
 # What one input is checked against: name, dtype, rank, and the fixed dimensions as (axis, size).

@@ -14,7 +14,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from edgeops.engines.frames import Failed, Load, Loaded, Run, error_of, heads_of, receive_frame, send_frame
+from edgeops.engines.frames import (
+    Failed,
+    Load,
+    Loaded,
+    Run,
+    error_of,
+    receive_frame,
+    send_arrays,
+    send_frame,
+)
 from edgeops.errors import ArtifactError, EdgeopsError, InferenceError
 from edgeops.manifest import TensorSpec, Variant
 from edgeops.serving.host import Array
@@ -146,7 +155,7 @@ class EngineWorker:
             self._restart()
         assert self._channel is not None
         try:
-            send_frame(self._channel, Run(heads_of(inputs)), inputs)
+            send_arrays(self._channel, Run, inputs)
             message, arrays = receive_frame(self._channel)
         except (EOFError, OSError) as error:
             raise InferenceError(

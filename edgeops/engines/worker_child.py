@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from edgeops.engines.frames import Answer, Failed, Load, Loaded, Run, heads_of, receive_frame, send_frame
+from edgeops.engines.frames import Answer, Failed, Load, Loaded, Run, receive_frame, send_arrays, send_frame
 from edgeops.errors import EdgeopsError, InferenceError
 from edgeops.processes import die_with_parent, limit_memory
 
@@ -38,7 +38,7 @@ def serve(channel: socket.socket) -> None:
             raise TypeError(f"unexpected frame {type(message).__name__}")
         try:
             outputs = engine.run(inputs)
-            send_frame(channel, Answer(heads_of(outputs)), outputs)
+            send_arrays(channel, Answer, outputs)
         except EdgeopsError as error:
             send_frame(channel, Failed(error.to_dict()))
         except MemoryError:

@@ -80,7 +80,7 @@ class ModelHost(Protocol):
         """Told of each request refused before `infer` (a malformed body), so that it is counted."""
 
 
-# https://github.com/kserve/open-inference-protocol, "Tensor Data Types".
+# Every `edgeops.manifest.Dtype`. BYTES are arrays of `str` (see `edgeops.serving.text_tensor`).
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("bool"),
     "UINT8": np.dtype("uint8"),
@@ -94,4 +94,5 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP16": np.dtype("float16"),
     "FP32": np.dtype("float32"),
     "FP64": np.dtype("float64"),
+    "BYTES": np.dtype("object"),
 }

@@ -3,6 +3,9 @@
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 ("Inference", "Tensor Data") and Triton's binary tensor data extension,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md.
+
+BYTES are text: strings in JSON, UTF-8 in binary data. A null among the numbers of a floating tensor in JSON
+means a missing value and becomes NaN; the protocol has no other word for it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 
 from edgeops.errors import BadRequestError
 from edgeops.serving.host import DTYPES, Array, InferRequest, InferResponse
+from edgeops.serving.text_tensor import pack_texts, unpack_texts
 
 MAX_RANK = 8
 MAX_ID_LENGTH = 256
@@ -68,8 +72,9 @@ def decode_request(
     """The request in `body`. Its first `header_size_bytes` are JSON and the rest is binary tensor data in
     the order of the inputs; None: all of it is JSON.
 
-    Arrays are C-contiguous, aligned, in native byte order, have at least one element, and floats in them
-    are finite; they may be read-only. Raises `BadRequestError` (subject: the field) on anything else.
+    Arrays are C-contiguous, aligned, in native byte order, and have at least one element; they may be
+    read-only, and floats in them may be NaN or infinite: which values fit is for the model's contract to say.
+    Raises `BadRequestError` (subject: the field) on anything else.
     """
     binary: memoryview | None = None
     if header_size_bytes is not None:
@@ -126,7 +131,7 @@ def encode_response(
         datatype = _DTYPE_NAMES[array.dtype]
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
         if plan.binary.get(name, plan.default_binary):
-            blob = array.tobytes()
+            blob = pack_texts(array) if datatype == "BYTES" else array.tobytes()
             blobs.append(blob)
             tensor["parameters"] = {"binary_data_size": len(blob)}
         else:
@@ -161,18 +166,10 @@ def _array(tensor: _Input, binary: memoryview | None, offset: int) -> tuple[Arra
     count = math.prod(shape)
     size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
     if size is None:
-        array = _from_json(tensor, dtype, count)
-    else:
-        array = _from_binary(tensor, dtype, count, size, binary, offset)
-        offset += array.nbytes
-    # Doubles from JSON are finite, and other kinds always are; a float32 can overflow on the way.
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequestError(
-            f"The input {tensor.name!r} holds a value that is not finite.",
-            remedy="Remove NaN and infinities before asking.",
-            subject=tensor.name,
-        )
-    return array, offset
+        return _from_json(tensor, dtype, count), offset
+    if type(size) is not int or size < 0:
+        _wrong_count(tensor.name, shape, f"a binary_data_size of {size!r}")
+    return _from_binary(tensor, dtype, count, size, binary, offset), offset + size
 
 
 def _from_json(tensor: _Input, dtype: np.dtype[Any], count: int) -> Array:
@@ -199,7 +196,7 @@ def _from_json(tensor: _Input, dtype: np.dtype[Any], count: int) -> Array:
         )
     try:
         values = _data_decoder(dtype.kind, depth).decode(data)
-        with np.errstate(over="ignore"):  # becomes an infinity, which is refused later
+        with np.errstate(over="ignore"):  # becomes an infinity, which no contract allows
             array = np.array(values, dtype=dtype)
     except (ValueError, OverflowError) as error:
         raise BadRequestError(
@@ -213,7 +210,7 @@ def _from_json(tensor: _Input, dtype: np.dtype[Any], count: int) -> Array:
 
 
 def _from_binary(
-    tensor: _Input, dtype: np.dtype[Any], count: int, size: _Scalar, binary: memoryview | None, offset: int
+    tensor: _Input, dtype: np.dtype[Any], count: int, size: int, binary: memoryview | None, offset: int
 ) -> Array:
     name = tensor.name
     if binary is None:
@@ -224,12 +221,21 @@ def _from_binary(
         )
     if tensor.data:
         raise BadRequestError(f"The input {name!r} has data in JSON and in binary.", subject=name)
-    if type(size) is not int or size != count * dtype.itemsize:
+    if dtype.kind != "O" and size != count * dtype.itemsize:
         _wrong_count(name, tensor.shape, f"a binary_data_size of {size!r}")
     # A copy of its own: where the tensor starts in the body need not be aligned for its dtype.
     part = bytes(binary[offset : offset + size])
     if len(part) != size:
         raise BadRequestError(f"The binary data of input {name!r} is cut short.", subject=name)
+    if dtype.kind == "O":
+        try:
+            return unpack_texts(part, tensor.shape)
+        except ValueError as error:
+            raise BadRequestError(
+                f"The binary data of input {name!r} is not text: {error}.",
+                remedy="Send each element as a little-endian u32 with its size in bytes and its UTF-8.",
+                subject=name,
+            ) from error
     if dtype.kind == "b":  # any byte but 0 and 1 would be an invalid bool
         flags: Array = np.frombuffer(part, np.uint8) != 0
         return flags.reshape(tensor.shape)
@@ -293,7 +299,7 @@ def _depth(data: msgspec.Raw) -> int:
 
 @lru_cache(maxsize=64)
 def _data_decoder(kind: str, depth: int) -> msgspec.json.Decoder[Any]:
-    of: Any = {"b": bool, "u": int, "i": int, "f": float}[kind]
+    of: Any = {"b": bool, "u": int, "i": int, "f": float | None, "O": str}[kind]
     for _ in range(depth):
         of = list[of]
     return msgspec.json.Decoder(of)

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgeops.durable import fsync_directory
 from edgeops.errors import ConfigError, ConflictError
 from edgeops.names import require_name
+from edgeops.signing.passphrases import PASSPHRASE_VARIABLE
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
 PublicKeys = Mapping[str, PublicKey]
 
-PASSPHRASE_VARIABLE = "EDGEOPS_KEY_PASSPHRASE"
 _MAX_KEY_BYTES = 64 << 10
 
 
@@ -78,25 +78,31 @@ def key_id(key: PublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def passphrase_for(path: Path) -> bytes | None:
-    """What opens the private key in `path`: None if it is not encrypted, else `EDGEOPS_KEY_PASSPHRASE`
-    (None too if that is not set)."""
-    return _passphrase(_read(path))
+def passphrase_for(path: Path, *, passphrase: bytes | None = None) -> bytes | None:
+    """What opens the private key in `path`: None if it is not encrypted, else the `passphrase` given, else
+    `EDGEOPS_KEY_PASSPHRASE` (None too if that is not set)."""
+    return _passphrase(_read(path), passphrase)
 
 
-def load_private_key(path: Path) -> PrivateKey:
-    """The P-256 private key in a PEM file; an encrypted one is opened by `EDGEOPS_KEY_PASSPHRASE`.
+def is_encrypted(path: Path) -> bool:
+    """Whether the private key in `path` needs a passphrase. `ConfigError` if the file cannot be read."""
+    return b"ENCRYPTED" in _read(path)
+
+
+def load_private_key(path: Path, *, passphrase: bytes | None = None) -> PrivateKey:
+    """The P-256 private key in a PEM file; an encrypted one is opened by `passphrase`, or else by
+    `EDGEOPS_KEY_PASSPHRASE`.
 
     Raises `ConfigError` naming the file when it is missing, no such key, or the passphrase is wrong.
     """
     data = _read(path)
     try:
-        key = serialization.load_pem_private_key(data, _passphrase(data))
+        key = serialization.load_pem_private_key(data, _passphrase(data, passphrase))
     except TypeError:
         # What cryptography raises when a passphrase is needed and none was given.
         raise ConfigError(
             f"The key {path} is protected by a passphrase.",
-            remedy=f"Set {PASSPHRASE_VARIABLE} to it.",
+            remedy=f"Set {PASSPHRASE_VARIABLE} to it, or give it by --passphrase-fd.",
             subject=str(path),
         ) from None
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -153,9 +159,11 @@ def keyring(keys: Iterable[PublicKey]) -> dict[str, PublicKey]:
     return {key_id(key): key for key in keys}
 
 
-def _passphrase(pem: bytes) -> bytes | None:
+def _passphrase(pem: bytes, given: bytes | None) -> bytes | None:
     if b"ENCRYPTED" not in pem:
         return None
+    if given is not None:
+        return given
     value = os.environ.get(PASSPHRASE_VARIABLE)
     return value.encode() if value else None
 

@@ -35,9 +35,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgeops.canonical import sha256_bytes, strict_json
 from edgeops.durable import write_atomic
 from edgeops.errors import ArtifactError
-from edgeops.manifest import MANIFEST_FILE, MEASUREMENTS_FILE, SIGNATURE_FILE, Manifest, is_safe_path
+from edgeops.manifest import MANIFEST_FILE, OUTSIDE_IDENTITY, SIGNATURE_FILE, Manifest, is_safe_path
 from edgeops.names import is_digest
 from edgeops.signing.keys import (
+    PublicKey,
     PublicKeys,
     key_id,
     keyring,
@@ -143,7 +144,7 @@ def check_manifest(statement: SignedStatement, data: bytes) -> Manifest:
 
     Raises `ArtifactError` naming the file: the manifest is not the signed one, is not canonical JSON (then
     its digest would not be its identity), or one of the two lists a file that the other has not, or has
-    with another digest. `measurements.json` alone is signed without standing in the manifest.
+    with another digest. Only what `OUTSIDE_IDENTITY` names is signed without standing in the manifest.
     """
     signed = statement.digests.get(MANIFEST_FILE)
     if signed is None:
@@ -162,8 +163,7 @@ def check_manifest(statement: SignedStatement, data: bytes) -> Manifest:
             subject=MANIFEST_FILE,
         )
     listed = {path: entry.sha256 for path, entry in manifest.all_files().items()} | {MANIFEST_FILE: signed}
-    if MEASUREMENTS_FILE in statement.digests:
-        listed[MEASUREMENTS_FILE] = statement.digests[MEASUREMENTS_FILE]
+    listed |= {path: statement.digests[path] for path in OUTSIDE_IDENTITY if path in statement.digests}
     for path in sorted(listed.keys() | statement.digests.keys()):
         if listed.get(path) != statement.digests.get(path):
             raise ArtifactError(
@@ -174,32 +174,34 @@ def check_manifest(statement: SignedStatement, data: bytes) -> Manifest:
     return manifest
 
 
-def sign_bundle(bundle_dir: Path, private_key_path: Path) -> None:
-    """Signs every file below `bundle_dir` but `model.sig`, and writes that, atomically.
+def sign_bundle(bundle_dir: Path, private_key_path: Path, *, passphrase: bytes | None = None) -> None:
+    """Signs a bundle with the private key in a file; an encrypted one is opened by `passphrase`, or else by
+    `EDGEOPS_KEY_PASSPHRASE`. See `sign_with`. `ConfigError` if the key cannot be used."""
+    public_key = load_private_key(private_key_path, passphrase=passphrase).public_key()
+    password = passphrase_for(private_key_path, passphrase=passphrase)
 
-    An encrypted key is opened by `EDGEOPS_KEY_PASSPHRASE`. What was signed is checked before it is written:
-    `ArtifactError`, and no signature, if the folder holds a symbolic link, a file that the manifest does not
-    list, or lacks one, or one differs. `ConfigError` if the key cannot be used.
+    def use_key(config: Any) -> None:
+        config.use_elliptic_key_signer(private_key=private_key_path, password=password)
+
+    sign_with(bundle_dir, use_key, public_key)
+
+
+def sign_with(bundle_dir: Path, use_key: Callable[[Any], None], public_key: PublicKey) -> None:
+    """Signs every file below `bundle_dir` but `model.sig`, and writes that, atomically. `use_key` tells the
+    reference implementation's signing configuration (`model_signing.signing.Config`) which key to take.
+
+    What was signed is checked by `public_key` before it is written: `ArtifactError`, and no signature, if the
+    folder holds a symbolic link, a file that the manifest does not list, or lacks one, or one differs, or if
+    another key signed.
     """
-    private_key = load_private_key(private_key_path)
-    with tempfile.TemporaryDirectory() as scratch:
-        written = Path(scratch) / SIGNATURE_FILE
-        _reference_signer(private_key_path)(bundle_dir, written)
-        signature = written.read_bytes()
-    statement = verify_signature(signature, keyring([private_key.public_key()]))
-    check_manifest(statement, (bundle_dir / MANIFEST_FILE).read_bytes())
-    write_atomic(bundle_dir / SIGNATURE_FILE, signature)
-
-
-def _reference_signer(private_key_path: Path) -> Callable[[Path, Path], None]:
     # Imported here: it takes half a second and 60 MB, and only builders have it.
     model_signing: Any = importlib.import_module("model_signing")
     # By default the reference ignores Git's files, so anyone could add some. Here only the signature is.
     files = model_signing.hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
     signer = model_signing.signing.Config().set_hashing_config(files)
-    signer.use_elliptic_key_signer(private_key=private_key_path, password=passphrase_for(private_key_path))
-
-    def sign(bundle_dir: Path, written: Path) -> None:
+    use_key(signer)
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / SIGNATURE_FILE
         try:
             signer.sign(bundle_dir, written)
         except ValueError as error:
@@ -208,8 +210,10 @@ def _reference_signer(private_key_path: Path) -> Callable[[Path, Path], None]:
                 remedy="A bundle holds regular files only.",
                 subject=str(bundle_dir),
             ) from error
-
-    return sign
+        signature = written.read_bytes()
+    statement = verify_signature(signature, keyring([public_key]))
+    check_manifest(statement, (bundle_dir / MANIFEST_FILE).read_bytes())
+    write_atomic(bundle_dir / SIGNATURE_FILE, signature)
 
 
 def dsse_encoding(payload: bytes) -> bytes:

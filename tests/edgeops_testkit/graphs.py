@@ -51,7 +51,7 @@ def write_linear(path: Path, *, features: int = 4, classes: int = 3, seed: int =
 
 
 def write_identity(path: Path, dtype: str) -> Path:
-    """`y = x` for one protocol dtype, any matrix."""
+    """`y = x` for one protocol dtype (or BF16, which the protocol has not), any matrix."""
     kind = {
         "BOOL": TensorProto.BOOL,
         "UINT8": TensorProto.UINT8,
@@ -66,6 +66,7 @@ def write_identity(path: Path, dtype: str) -> Path:
         "FP32": TensorProto.FLOAT,
         "FP64": TensorProto.DOUBLE,
         "BYTES": TensorProto.STRING,
+        "BF16": TensorProto.BFLOAT16,
     }[dtype]
     shape = ["N", "M"]
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
@@ -89,6 +90,17 @@ def write_two_in_two_out(path: Path) -> Path:
         [_value("total", TensorProto.FLOAT, ["N", 2]), _value("row", TensorProto.FLOAT, ["N", 2])],
         [table],
     )
+
+
+def write_imputing(path: Path) -> Path:
+    """`known = row` with 0 for NaN: input `row` FP32 [-1, 2]."""
+    nodes = [
+        helper.make_node("IsNaN", ["row"], ["null"]),
+        helper.make_node("Where", ["null", "zero", "row"], ["known"]),
+    ]
+    zero = numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+    values = [_value(name, TensorProto.FLOAT, ["N", 2]) for name in ("row", "known")]
+    return _write(path, nodes, values[:1], values[1:], [zero])
 
 
 def write_huge(path: Path) -> Path:

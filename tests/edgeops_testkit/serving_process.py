@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
 import tritonclient.http as triton
 
 from device_agent.processes.serving_protocol import (
@@ -62,7 +63,7 @@ class ServingProcess:
         values: dict[str, Any] = {
             "slot_dir": str(slot),
             "variant": "onnx-fp32",
-            "bundle": bundle_ref(slot),
+            "bundle": changes.get("bundle") or bundle_ref(slot),
             "ring_path": str(ring),
             "ring_size_bytes": 8 << 20,
             "listen_fd": listener.fileno(),
@@ -124,6 +125,15 @@ def port_of(listener: socket.socket) -> int:
 def client_of(process: ServingProcess) -> triton.InferenceServerClient:
     """The stock client."""
     return triton.InferenceServerClient(f"127.0.0.1:{port_of(process.listener)}")
+
+
+def infer_texts(process: ServingProcess, texts: list[str], **options: Any) -> triton.InferResult:
+    """One inference of `commands` (see `text_models`) by the stock client."""
+    array = np.array(texts, object)
+    tensor = triton.InferInput("text", list(array.shape), "BYTES")
+    tensor.set_data_from_numpy(array, binary_data=options.pop("binary_in", True))
+    with client_of(process) as client:
+        return client.infer("commands", [tensor], **options)
 
 
 def infer(process: ServingProcess, image: Any, **options: Any) -> triton.InferResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeops.contract import Contract
 from edgeops.engines.base import Engine
 from edgeops.errors import NotFoundError
 from edgeops.serving.host import ANSWERED_BY, InferRequest, InferResponse, ModelInfo
@@ -18,6 +19,7 @@ class SmallHost:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._contract = Contract(engine.inputs)
         self.is_ready = True
         self.breaks: Exception | None = None
         self.rejections: list[str] = []
@@ -51,6 +53,7 @@ class SmallHost:
         if self.breaks is not None:
             raise self.breaks
         self.model(request.model, request.version)
+        self._contract.outside(request.inputs)
         outputs = self._engine.run(request.inputs)
         version = request.version or self.versions[-1]
         return InferResponse(request.model, version, request.id, outputs, {ANSWERED_BY: "device"})

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgeops.bundle import file_entry, other_files, read_manifest, write_manifest
 from edgeops.canonical import canonical_json
-from edgeops.manifest import ManifestFields
+from edgeops.manifest import ColumnSpec, Language, ManifestFields, TensorSpec
 from edgeops.signing.oms import sign_bundle
 from edgeops_testkit.bundles import DEVICE_VARIANT, make_bundle
 from edgeops_testkit.keys import KeyPair, make_keys
@@ -165,10 +166,58 @@ def test_inspect_as_data(bundle: Path, keys: KeyPair) -> None:
     assert data["measurements"]["run_p50_us"][DEVICE_VARIANT] > 0
 
 
+def test_inspect_shows_the_contract_and_the_temperature(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.fields.fallback is not None
+    write_manifest(
+        bundle,
+        rewritten(bundle, fallback=msgspec.structs.replace(manifest.fields.fallback, temperature=1.5)),
+    )
+    shown = edgeops("inspect", bundle).out
+    assert "image: FP32, any x 1 x 8 x 8, 0 to 1, counted outside" in shown
+    assert "below a confidence of 0.6 at temperature 1.5" in shown
+    data = edgeops("inspect", bundle, "--json").data
+    assert data["fallback"]["temperature"] == 1.5
+    assert data["inputs"] == [
+        {
+            "name": "image",
+            "dtype": "FP32",
+            "shape": [-1, 1, 8, 8],
+            "minimum": 0.0,
+            "maximum": 1.0,
+            "outside": "count",
+        }
+    ]
+
+
+def test_inspect_shows_columns_texts_and_languages(bundle: Path) -> None:
+    columns = (
+        ColumnSpec(name="age", minimum=0.0, maximum=120.0),
+        ColumnSpec(name="income", minimum=0.0, max_null_rate=0.25),
+        ColumnSpec(name="balance"),
+    )
+    inputs = (
+        TensorSpec(name="image", dtype="FP32", shape=(-1, 3), columns=columns, outside="refuse"),
+        TensorSpec(name="note", dtype="BYTES", shape=(-1,), max_characters=200),
+    )
+    language = Language(context_tokens=512, chat_template="README.md")
+    write_manifest(bundle, rewritten(bundle, inputs=inputs, language=language))
+    shown = edgeops("inspect", bundle).out
+    assert "image: FP32, any x 3, refused outside" in shown
+    assert "note: BYTES, any, at most 200 characters" in shown
+    assert "Language   512 tokens, README.md" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["age", "0", "to", "120", "none"] in lines
+    assert ["income", "at", "least", "0", "at", "most", "0.25"] in lines
+    assert ["balance", "any", "none"] in lines
+    data = edgeops("inspect", bundle, "--json").data
+    assert data["inputs"][0]["columns"][1] == {"name": "income", "minimum": 0.0, "max_null_rate": 0.25}
+    assert data["inputs"][1]["max_characters"] == 200
+    assert data["language"]["context_tokens"] == 512
+
+
 def rewritten(bundle: Path, **changes: object) -> ManifestFields:
     """The bundle's fields with other values, and its files as they are now."""
-    import msgspec
-
     fields = read_manifest(bundle).fields
     return msgspec.structs.replace(fields, files=other_files(bundle, fields.variants), **changes)
 

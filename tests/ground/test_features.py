@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from edgeops.errors import BadRequestError
 from edgeops.features import feature_columns
 from edgeops.manifest import Feature
+from edgeops.serving.text_tensor import text_array
 
 ALL = (
     Feature(name="mean", input="x", kind="mean"),
@@ -52,8 +53,64 @@ def test_the_statistics_by_hand() -> None:
 
 
 def test_what_is_not_finite_stays_so() -> None:
-    columns = feature_columns(ALL, {"x": np.array([[np.nan, 1, 2], [np.inf, 1, 2]], dtype=np.float32)})
+    columns = feature_columns(ALL, {"x": np.array([[np.inf, 1, 2], [1, -np.inf, np.nan]], dtype=np.float32)})
     assert not np.isfinite(columns["mean"]).any()
+
+
+NULLABLE = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 4), st.integers(3, 5)),
+    elements=st.sampled_from([np.nan, 0.0, 1.0, -2.5, 40.0]),
+)
+
+
+@given(NULLABLE)
+def test_statistics_are_those_of_what_is_known(rows: np.ndarray) -> None:
+    columns = feature_columns(ALL, {"x": rows})
+    for number, row in enumerate(rows):
+        known = row[~np.isnan(row)]
+        for kind, function in (("mean", np.mean), ("std", np.std), ("min", np.min), ("max", np.max)):
+            got = columns[kind][number]
+            if known.size:
+                assert got == pytest.approx(function(known), rel=1e-4, abs=1e-4)
+            else:
+                assert np.isnan(got)
+    np.testing.assert_array_equal(columns["third"], rows[:, 2])  # its nulls are counted as such
+
+
+TEXT = (
+    Feature(name="characters", input="t", kind="characters"),
+    Feature(name="words", input="t", kind="words"),
+    Feature(name="non_ascii", input="t", kind="non_ascii"),
+)
+
+
+def test_features_of_text_by_hand() -> None:
+    columns = feature_columns(TEXT, {"t": text_array(["play some jazz", " Zürich\t\N{GRINNING FACE}\n", ""])})
+    assert columns["characters"].tolist() == [14, 10, 0]
+    assert columns["words"].tolist() == [3, 2, 0]
+    assert columns["non_ascii"][:2] == pytest.approx([0, 0.2])
+    assert np.isnan(columns["non_ascii"][2])
+    assert all(column.dtype == np.float32 for column in columns.values())
+
+
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
+def test_a_texts_features_do_not_depend_on_its_batch(texts: list[str]) -> None:
+    together = feature_columns(TEXT, {"t": text_array(texts)})
+    for number, text in enumerate(texts):
+        alone = feature_columns(TEXT, {"t": text_array([text])})
+        for name, column in together.items():
+            np.testing.assert_array_equal(alone[name][0], column[number])
+        share = np.mean([ord(character) > 127 for character in text]) if text else np.nan
+        np.testing.assert_allclose(together["non_ascii"][number], share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("feature", [ALL[0], ALL[4], TEXT[0]])
+def test_a_feature_of_the_other_kind_is_refused(feature: Feature) -> None:
+    other = np.ones((1, 3), np.float32) if feature in TEXT else text_array(["a"])
+    with pytest.raises(BadRequestError) as caught:
+        feature_columns((feature,), {feature.input: other})
+    assert caught.value.subject == feature.name
 
 
 def test_integers_become_floats() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from edgeops.canonical import sha256_bytes
 from edgeops.errors import ArtifactError
 from edgeops.manifest import (
     MAX_MANIFEST_BYTES,
+    Dtype,
     FileEntry,
     Manifest,
     ManifestFields,
@@ -21,6 +22,7 @@ from edgeops.manifest import (
     Variant,
     is_safe_path,
 )
+from edgeops.serving.host import DTYPES
 
 Raw = dict[str, Any]
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -135,6 +137,62 @@ def broken(change: Callable[[Raw], object]) -> Raw:
     return raw
 
 
+def table(raw: Raw) -> Raw:
+    """Makes the input a sound one with two columns."""
+    columns = [{"name": "a", "minimum": 0, "maximum": 1}, {"name": "b", "max_null_rate": 0.5}]
+    raw["inputs"][0] = {"name": "image", "dtype": "FP32", "shape": [-1, 2], "columns": columns}
+    tensor: Raw = raw["inputs"][0]
+    return tensor
+
+
+def text(raw: Raw) -> Raw:
+    """Makes the input a sound one of text."""
+    raw["inputs"][0] = {"name": "image", "dtype": "BYTES", "shape": [-1], "max_characters": 100}
+    raw["features"][0]["kind"] = "characters"
+    tensor: Raw = raw["inputs"][0]
+    return tensor
+
+
+def language(raw: Raw) -> Raw:
+    """Makes the bundle one of a sound language model."""
+    raw["files"] += [entry("language/template.jinja"), entry("language/system.txt")]
+    raw["language"] = {
+        "context_tokens": 512,
+        "chat_template": "language/template.jinja",
+        "system_prompt": "language/system.txt",
+        "stop": ["</s>"],
+    }
+    fields: Raw = raw["language"]
+    return fields
+
+
+@pytest.mark.parametrize("make", [table, text, language])
+def test_data_contracts_and_languages_survive_a_round_trip(make: Callable[[Raw], Raw]) -> None:
+    raw = broken(make)
+    manifest = parse(raw)
+    again = Manifest.create(manifest.fields)
+    assert again.fields == manifest.fields
+    assert Manifest.parse(again.to_bytes()).fields == manifest.fields
+
+
+def test_the_manifests_dtypes_are_those_that_can_be_served() -> None:
+    assert set(get_args(Dtype)) == set(DTYPES)
+
+
+def test_a_file_beside_the_one_that_the_engine_opens() -> None:
+    raw = sample()
+    raw["variants"][0]["files"] += [
+        entry("variants/onnx-int8/tokenizer.json"),
+        entry("variants/onnx-int8/a/b"),
+    ]
+    variant = parse(raw).variant("onnx-int8")
+    found = variant.beside("tokenizer.json")
+    assert found is not None
+    assert found.path == "variants/onnx-int8/tokenizer.json"
+    assert variant.beside("b") is None
+    assert variant.beside("config.json") is None
+
+
 def first_file(**changes: object) -> Callable[[Raw], object]:
     return lambda raw: raw["files"][0].update(changes)
 
@@ -170,6 +228,29 @@ BROKEN: dict[str, Callable[[Raw], object]] = {
     "fallback to a device variant": lambda raw: raw["fallback"].update(variant="onnx-int8"),
     "self-test not listed": lambda raw: raw["selftest"].update(path="selftest/other.json"),
     "reference not listed": lambda raw: raw.update(reference_profile="reference/other.json"),
+    "feature of text on numbers": lambda raw: raw["features"][0].update(kind="words"),
+    "feature twice": lambda raw: raw["features"].append(raw["features"][0]),
+    "unknown dtype": lambda raw: raw["outputs"][0].update(dtype="FP8"),
+    "bounds in the wrong order": lambda raw: raw["inputs"][0].update(minimum=2, maximum=1),
+    "characters of numbers": lambda raw: raw["inputs"][0].update(max_characters=5),
+    "unknown fate of what is outside": lambda raw: raw["inputs"][0].update(outside="clip"),
+    "too few columns": lambda raw: table(raw)["columns"].pop(),
+    "columns of a free axis": lambda raw: table(raw).update(shape=[-1, -1]),
+    "columns of the batch": lambda raw: table(raw).update(shape=[2]),
+    "column twice": lambda raw: table(raw)["columns"][0].update(name="b"),
+    "column's bounds in the wrong order": lambda raw: table(raw)["columns"][0].update(minimum=2),
+    "null rate above one": lambda raw: table(raw)["columns"][1].update(max_null_rate=1.1),
+    "negative null rate": lambda raw: table(raw)["columns"][1].update(max_null_rate=-0.1),
+    "nulls among integers": lambda raw: table(raw).update(dtype="INT64"),
+    "feature of numbers on text": lambda raw: text(raw) and raw["features"][0].update(kind="mean"),
+    "bounds of text": lambda raw: text(raw).update(minimum=0),
+    "columns of text": lambda raw: text(raw).update(shape=[-1, 1], columns=[{"name": "a"}]),
+    "no character": lambda raw: text(raw).update(max_characters=0),
+    "no temperature": lambda raw: raw["fallback"].update(temperature=0),
+    "negative temperature": lambda raw: raw["fallback"].update(temperature=-1),
+    "no context": lambda raw: language(raw).update(context_tokens=0),
+    "template not listed": lambda raw: language(raw).update(chat_template="other.jinja"),
+    "system prompt not listed": lambda raw: language(raw).update(system_prompt="other.txt"),
     "half a surrogate": lambda raw: raw.update(description="\ud800"),
     "integer beyond a double": lambda raw: raw.update({"x-size": 2**53 + 1}),
 }

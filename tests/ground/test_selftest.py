@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from edgeops.errors import ArtifactError
 from edgeops.manifest import SelfTest
 from edgeops.selftest import SelfTestVectors, TensorValue, run_selftest
+from edgeops.serving.text_tensor import text_array
 
 Array = npt.NDArray[Any]
 POLICY = SelfTest(path="selftest/vectors.json", atol=1e-3, rtol=1e-2)
@@ -82,6 +83,43 @@ def test_a_tensor_survives_the_round_trip(array: Array) -> None:
     np.testing.assert_array_equal(back, array)
 
 
+TEXT_VECTORS = SelfTestVectors(
+    inputs={"t": TensorValue.of(text_array(["Zürich", "a\0b"]))},
+    expected={"onnx-fp32": {"label": TensorValue.of(text_array(["city", "none"]))}},
+)
+
+
+def test_texts_go_in_and_come_out() -> None:
+    vectors = SelfTestVectors.parse(TEXT_VECTORS.to_bytes())
+    seen: list[Array] = []
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        seen.append(inputs["t"])
+        return {"label": text_array(["city", "none"])}
+
+    assert run_selftest(vectors, "onnx-fp32", POLICY, run) == 0.0
+    assert seen[0].tolist() == ["Zürich", "a\0b"]
+
+
+@pytest.mark.parametrize(
+    ("label", "why"),
+    [
+        (text_array(["city", "town"]), "other texts"),
+        (np.zeros(2, np.float32), "another shape or kind"),
+        (text_array(["city"]), "another shape or kind"),
+    ],
+)
+def test_other_texts_are_refused(label: Array, why: str) -> None:
+    with pytest.raises(ArtifactError, match=why):
+        run_selftest(TEXT_VECTORS, "onnx-fp32", POLICY, lambda inputs: {"label": label})
+
+
+def test_a_null_goes_in_as_nan() -> None:
+    sent = np.array([[1.0, np.nan]], np.float32)
+    vectors = SelfTestVectors(inputs={"x": TensorValue.of(sent)}, expected={})
+    np.testing.assert_array_equal(SelfTestVectors.parse(vectors.to_bytes()).inputs["x"].array(), sent)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"[]", b'{"inputs": 1, "expected": {}}', b'{"inputs": {"\xff": 1}}']
 )
@@ -97,8 +135,14 @@ def test_what_is_no_vectors_is_refused(data: bytes) -> None:
         TensorValue(dtype="float33", shape=(1,), data=[1.0]),
         TensorValue(dtype="uint8", shape=(1,), data=[300.0]),
         TensorValue(dtype="int64", shape=(1,), data=[1e300]),
+        TensorValue(dtype="float32", shape=(1,), data=["1.5"]),
+        TensorValue(dtype="str", shape=(1,), data=[1.5]),
+        TensorValue(dtype="str", shape=(1,), data=[None]),
+        TensorValue(dtype="int64", shape=(1,), data=[None]),
+        TensorValue(dtype="object", shape=(1,), data=[1.5]),
+        TensorValue(dtype="datetime64[s]", shape=(1,), data=[1.5]),
     ],
-    ids=["shape", "dtype", "range", "overflow"],
+    ids=["shape", "dtype", "range", "overflow", "text", "number", "null text", "null", "object", "time"],
 )
 def test_a_tensor_that_contradicts_itself_is_refused(tensor: TensorValue) -> None:
     vectors = SelfTestVectors(inputs={}, expected={"onnx-fp32": {"y": tensor}})

@@ -12,6 +12,7 @@ import pytest
 
 from edgeops_testkit.bundles import make_bundle
 from edgeops_testkit.system import System
+from edgeops_testkit.text_models import make_text_bundle
 from edgeops_testkit.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,8 @@ FORBIDDEN = {
     "scikit-learn",
     "onnx",
     "model-signing",
+    "tokenizers",
+    "huggingface-hub",
 }
 
 
@@ -59,6 +62,31 @@ def test_nothing_of_the_hub_or_the_build_is_installed(environment: Path) -> None
     names = {package["name"].lower().replace("_", "-") for package in json.loads(listed.stdout)}
     assert {"onnxruntime", "paho-mqtt"} <= names
     assert not names & FORBIDDEN
+
+
+_CHOOSE = """
+import sys
+from device_agent.updates.variants import choose_variant
+from edgeops.errors import ArtifactError
+from edgeops.manifest import Manifest
+try:
+    choose_variant(Manifest.parse(sys.stdin.buffer.read()), 1 << 30)
+except ArtifactError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.install
+def test_a_text_bundle_is_refused_there_with_what_to_install(environment: Path, tmp_path: Path) -> None:
+    bundle = make_text_bundle(tmp_path, key=None)
+    done = subprocess.run(
+        [str(environment / "bin" / "python"), "-P", "-c", _CHOOSE],
+        input=(bundle / "manifest.json").read_bytes(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert b"needs tokenizers, which is not installed (pip install 'edgeops[text]')" in done.stdout
 
 
 @pytest.mark.slow

@@ -12,8 +12,7 @@ from edgeops.canonical import sha256_file
 from edgeops.errors import ConfigError, GateError
 from edgeops.signing.keys import keyring, load_public_key
 from edgeops_testkit.recipes import PACKAGED, Builder, SmallBuild, changed, last_line, small_recipe
-from toolchain.plan import make_plan
-from toolchain.recipe_file import read_recipe
+from toolchain.build import read_source
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +40,7 @@ def test_the_line_of_json_describes_the_bundle(small_build: SmallBuild) -> None:
     assert line["digest"] == sha256_file(small_build.bundle / "manifest.json")
     assert [v["id"] for v in line["variants"]] == ["onnx-int8", "onnx-fp32", "teacher-onnx-fp32"]
     assert all(gate["passed"] for gate in line["gates"])
-    plan = make_plan(read_recipe(small_build.recipe), created="2026-01-01T00:00:00Z")
+    plan = read_source(str(small_build.recipe)).plan()
     assert line["steps_run"] == [*(step.name for step in plan.steps), "sign"]
     keys = keyring([load_public_key(small_build.builder.public_key)])
     assert verify_bundle(small_build.bundle, keys).digest == line["digest"]
@@ -72,7 +71,7 @@ def test_a_changed_config_runs_the_steps_that_depend_on_it(small_build: SmallBui
         "run    calibrate (find the fallback threshold): config fallback.minimum_accepted changed"
         in done.stderr
     )
-    assert "keep   teacher: nothing that decides it changed" in done.stderr
+    assert "keep   model-teacher: nothing that decides it changed" in done.stderr
 
 
 def test_a_damaged_cache_entry_is_made_again(small_build: SmallBuild, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from edgeops.errors import ConfigError
 from edgeops.manifest import MEASUREMENTS_FILE
 from toolchain.cache import Entry, KeyParts, StepCache
 from toolchain.reasons import why
@@ -20,11 +22,13 @@ def parts_of(name: str, **config: object) -> KeyParts:
 
 
 def make(cache: StepCache, parts: KeyParts, files: dict[str, bytes]) -> Entry:
-    with cache.making(parts) as out:
+    claim = cache.claim(parts)
+    assert claim is not None
+    with claim:
         for name, content in files.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(content)
-        return cache.publish(parts, out)
+            (claim.out / name).parent.mkdir(parents=True, exist_ok=True)
+            (claim.out / name).write_bytes(content)
+        return claim.publish()
 
 
 def content_of(entry: Entry) -> dict[str, bytes]:
@@ -64,8 +68,10 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("abc"))
     def stop_in_the_middle(self, name: str) -> None:
-        with self.cache.making(parts_of(name)) as out:
-            (out / "half").write_bytes(b"half")
+        claim = self.cache.claim(parts_of(name))
+        assert claim is not None
+        with claim:
+            (claim.out / "half").write_bytes(b"half")
 
     @invariant()
     def what_is_returned_was_written(self) -> None:
@@ -101,33 +107,70 @@ def test_measurements_do_not_count_in_the_digest(tmp_path: Path) -> None:
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
     cache = StepCache(tmp_path)
-    with pytest.raises(ZeroDivisionError), cache.making(parts_of("a")) as out:
-        (out / "x").write_bytes(b"1")
+    claim = cache.claim(parts_of("a"))
+    assert claim is not None
+    with pytest.raises(ZeroDivisionError), claim:
+        (claim.out / "x").write_bytes(b"1")
         raise ZeroDivisionError
     assert cache.get(parts_of("a").key) is None
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-def test_one_process_at_a_time_makes_a_key(tmp_path: Path) -> None:
-    cache, parts = StepCache(tmp_path), parts_of("a")
-    inside, overlaps, made = threading.Lock(), [], []
+def test_a_key_is_claimed_by_one_at_a_time(tmp_path: Path) -> None:
+    one, other, parts = StepCache(tmp_path), StepCache(tmp_path), parts_of("a")
+    claim = one.claim(parts)
+    assert claim is not None
+    assert other.claim(parts) is None
+    assert other.claim(parts_of("b")) is not None
+    (claim.out / "x").write_bytes(b"1")
+    entry = claim.publish()
+    assert other.claim(parts) is None
+    claim.close()
+    again = other.claim(parts)
+    assert again is not None
+    assert other.get(parts.key) == entry
+
+
+def test_of_many_threads_one_makes_the_entry(tmp_path: Path) -> None:
+    parts, made = parts_of("a"), []
+    begin = threading.Barrier(8)
 
     def build() -> None:
-        with cache.making(parts) as out:
-            if not inside.acquire(blocking=False):
-                overlaps.append(True)
-                return
-            if cache.get(parts.key) is None:
-                (out / "x").write_bytes(b"1")
-                made.append(cache.publish(parts, out))
-            inside.release()
+        cache = StepCache(tmp_path)
+        begin.wait()
+        while cache.get(parts.key) is None:
+            claim = cache.claim(parts)
+            if claim is not None:
+                with claim:
+                    if cache.get(parts.key) is None:
+                        (claim.out / "x").write_bytes(b"1")
+                        made.append(claim.publish())
 
-    threads = [threading.Thread(target=build) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (overlaps, len(made)) == ([], 1)
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        futures = [threads.submit(build) for _ in range(8)]
+    assert [future.exception() for future in futures] == [None] * 8
+    assert len(made) == 1
+
+
+def test_checkpoints_outlive_an_error_and_not_the_entry(tmp_path: Path) -> None:
+    cache, parts = StepCache(tmp_path), parts_of("a")
+    first = cache.claim(parts)
+    assert first is not None
+    with first:
+        assert list(first.checkpoints.iterdir()) == []
+        (first.checkpoints / "epoch").write_text("3")
+    second = cache.claim(parts)
+    assert second is not None
+    with second:
+        assert (second.checkpoints / "epoch").read_text() == "3"
+        second.publish()
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        StepCache(tmp_path / "file").claim(parts_of("a"))
 
 
 def test_reasons_name_what_changed() -> None:

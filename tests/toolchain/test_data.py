@@ -1,6 +1,5 @@
 """Splits, and data that does not fit its recipe."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeops.errors import ArtifactError, ConfigError
-from models.dataset import Dataset, split_rows
-from toolchain.steps.arrays import arrays_digest, load_arrays, load_part, save_arrays
-from toolchain.steps.context import StepContext, load_factory
+from edgeops_testkit import sources
+from edgeops_testkit.sources import DATA, INPUT, TEXT_INPUT, step_context
+from models.dataset import Corpus, Dataset, split_rows
+from toolchain.steps.arrays import (
+    arrays_digest,
+    load_arrays,
+    load_attributes,
+    load_documents,
+    load_part,
+    save_arrays,
+)
+from toolchain.steps.context import load_factory
 from toolchain.steps.data import run
 
-CONFIG = {"seed": 1, "calibration": 0.2, "held_out": 0.3}
-INPUT = {"name": "x", "shape": [2], "minimum": 0.0, "maximum": 1.0}
+SHARES = {"seed": 1, "calibration": 0.2, "held_out": 0.3}
+COLUMNS = [
+    {"name": "a", "minimum": -20.0, "maximum": 20.0, "max_null_rate": 0.0},
+    {"name": "b", "minimum": None, "maximum": None, "max_null_rate": 0.02},
+    {"name": "c", "minimum": None, "maximum": None, "max_null_rate": 0.0},
+]
 
 
 @given(
@@ -43,71 +55,140 @@ def test_shares_that_leave_nothing_are_refused(calibration: float, held_out: flo
         split_rows(10, seed=1, calibration=calibration, held_out=held_out)
 
 
-def good(rows: int = 200) -> dict[str, Any]:
-    rng = np.random.default_rng(3)
-    return {
-        "inputs": rng.random((rows, 2), dtype=np.float32),
-        "labels": rng.integers(0, 3, rows).astype(np.int64),
-        "classes": ("a", "b", "c"),
-        "source": "made here",
-        "license": "CC0-1.0",
-    }
-
-
-def context(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]
-) -> StepContext:
-    """The data step's context for a factory, in a module of its own, that returns the changed data."""
-    fields = good()
-    change(fields)
-    save_arrays(tmp_path / "given.npz", {name: fields[name] for name in ("inputs", "labels")})
-    name = f"factory_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(
-        "import numpy as np\nfrom models.dataset import Dataset\n"
-        "def load():\n"
-        f"    arrays = np.load({str(tmp_path / 'given.npz')!r})\n"
-        "    return Dataset(inputs=arrays['inputs'], labels=arrays['labels'],\n"
-        f"        classes={fields['classes']!r}, source='made here', license='CC0-1.0')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    out = tmp_path / "out"
-    out.mkdir()
-    config = {"data": {**CONFIG, "factory": f"{name}:load"}, "input": INPUT}
-    return StepContext(config=config, inputs={}, out=out, records={}, progress=lambda share, note: None)
-
-
-def test_the_parts_are_rows_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = context(tmp_path, monkeypatch, lambda fields: None)
-    run(step)
-    data = Dataset(**good())
-    split = split_rows(200, **CONFIG)
-    inputs, labels = load_part(step.out, "held_out")
+def test_the_parts_are_rows_of_the_data_with_their_attributes(tmp_path: Path) -> None:
+    folder = sources.data_folder(tmp_path, "three_columns", "tabular-classification")
+    data = sources.three_columns()
+    split = split_rows(120, **SHARES)
+    inputs, labels = load_part(folder, "held_out")
     assert np.array_equal(inputs, data.inputs[split.held_out])
     assert np.array_equal(labels, data.labels[split.held_out])
+    sites = load_attributes(folder, "calibration")
+    assert np.array_equal(sites["site"], data.attributes["site"][split.calibration])
 
 
-def put(fields: dict[str, Any], name: str, value: Any) -> None:
-    fields[name] = value
+def test_documents_are_split_whole(tmp_path: Path) -> None:
+    folder = sources.data_folder(tmp_path, "short_documents", "text-generation", TEXT_INPUT)
+    parts = [load_documents(folder, part) for part in ("train", "calibration", "held_out")]
+    assert sorted(document for part in parts for document in part) == sorted(
+        sources.short_documents().documents
+    )
+    assert [len(part) for part in parts] == [10, 4, 6]
+
+
+def changed(change: str, value: Any = None) -> Dataset:
+    """The three columns with something wrong with them."""
+    data = sources.three_columns()
+    inputs, labels, fields = data.inputs.copy(), data.labels.copy(), vars(data)
+    if change == "put":
+        inputs[5, 0] = value
+    elif change == "nulls":
+        inputs[:value, 1] = np.nan
+    elif change == "label":
+        labels[3] = value
+    elif change == "dtype":
+        inputs = inputs.astype(value)
+    elif change == "labels":
+        labels = labels.astype(value)
+    elif change == "width":
+        inputs = inputs[:, :value]
+    elif change == "short":
+        labels = labels[:-1]
+    elif change == "attribute":
+        fields = {**fields, "attributes": {"site": np.arange(120)}}
+    elif change == "classes":
+        fields = {**fields, "classes": tuple(value)}
+    elif change == "empty":
+        inputs, labels, fields = inputs[:0], labels[:0], {**fields, "attributes": {}}
+    return Dataset(**{**fields, "inputs": inputs, "labels": labels})
+
+
+def test_the_data_itself_fits(tmp_path: Path) -> None:
+    run_changed(tmp_path, "nothing", None)
+    run_changed(tmp_path, "nulls", 2)  # two of 120 rows are below the rate of 0.02
+
+
+def run_changed(tmp_path: Path, change: str, value: Any) -> None:
+    data = {
+        **DATA,
+        "factory": f"{Path(__file__).stem}:changed",
+        "options": {"change": change, "value": value},
+    }
+    config = {"data": data, "task": "tabular-classification", "input": {**INPUT, "columns": COLUMNS}}
+    run(step_context(tmp_path, config))
+
+
+@pytest.fixture(autouse=True)
+def _this_module_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "value", "what"),
     [
-        (lambda f: put(f, "inputs", f["inputs"].astype(np.float64)), "float64"),
-        (lambda f: put(f, "inputs", f["inputs"][:, :1]), "is declared"),
-        (lambda f: f["inputs"].__setitem__((3, 1), np.nan), "not finite"),
-        (lambda f: f["inputs"].__setitem__((3, 1), 1.5), "0 to 1 is declared"),
-        (lambda f: put(f, "labels", f["labels"].astype(np.int32)), "not one int64 a row"),
-        (lambda f: put(f, "labels", f["labels"][:-1]), "not one int64 a row"),
-        (lambda f: f["labels"].__setitem__(0, 3), "outside the classes"),
-        (lambda f: put(f, "classes", ("a", "b", "c", "d")), "No held-out row shows the class 'd'"),
+        ("dtype", "float64", "float64 .*is declared"),
+        ("width", 2, "is declared"),
+        ("put", float("inf"), "column 'a' .* not finite, first in row 5 \\(inf\\)"),
+        ("put", 20.5, "column 'a' .* above the maximum 20, up to 20.5, first in row 5 \\(20.5\\)"),
+        ("put", -21, "column 'a' .* below the minimum -20.*row 5"),
+        ("put", float("nan"), "column 'a' .* null .* may have none, first in row 5"),
+        ("nulls", 3, "column 'b' .* 0.025 of its values null .* at most 0.02"),
+        ("labels", "int32", "not one int64 a row"),
+        ("short", None, "not one int64 a row"),
+        ("label", 3, "the label 3 of row 3 is outside the 3 classes"),
+        ("label", -1, "the label -1 of row 3"),
+        ("attribute", None, "attribute 'site'"),
+        ("classes", "abb", "one of them twice"),
+        ("classes", "abcd", "No held-out row shows the class 'd'"),
+        ("empty", None, "no rows"),
     ],
 )
 def test_data_that_does_not_fit_the_recipe_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None], what: str
+    tmp_path: Path, change: str, value: Any, what: str
 ) -> None:
     with pytest.raises(ArtifactError, match=what):
-        run(context(tmp_path, monkeypatch, change))
+        run_changed(tmp_path, change, value)
+
+
+def texts(*given: str) -> Dataset:
+    """Texts of two classes in turn."""
+    labels = np.arange(len(given), dtype=np.int64) % 2
+    return Dataset(np.array(given), labels, ("no", "yes"), "made here", "CC0-1.0")
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (["ok"] * 19 + ["x" * 41], "text of 41 characters, and at most 40 may be, first in row 19"),
+        (["ok", "half \ud83d"] * 10, "not Unicode text, first in row 1"),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused(tmp_path: Path, given: list[str], what: str) -> None:
+    from toolchain.importing.contract import check_dataset
+
+    with pytest.raises(ArtifactError, match=what):
+        check_dataset(texts(*given), {**TEXT_INPUT, "max_characters": 40}, "text-classification", "here")
+
+
+def test_words_need_a_label_each(tmp_path: Path) -> None:
+    from toolchain.importing.contract import check_dataset
+
+    good = sources.word_kinds()
+    assert check_dataset(good, TEXT_INPUT, "token-classification", "here") is good
+    for text, what in (("the dog runs home now so far away", "row 0 has 8 words"), ("two  spaces", "single")):
+        inputs = good.inputs.astype("<U80")
+        inputs[0] = text
+        with pytest.raises(ArtifactError, match=what):
+            check_dataset(
+                Dataset(inputs, good.labels, good.classes, "", ""), TEXT_INPUT, "token-classification", "here"
+            )
+
+
+@pytest.mark.parametrize("documents", [("a", " "), ("a", "\ud800"), (1,)])
+def test_documents_must_be_texts(documents: tuple[Any, ...]) -> None:
+    from toolchain.importing.contract import check_corpus
+
+    with pytest.raises(ArtifactError, match="document"):
+        check_corpus(Corpus(documents, "", ""), "here")
 
 
 def test_a_factory_that_is_not_there_is_named() -> None:

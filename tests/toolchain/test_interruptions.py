@@ -11,8 +11,7 @@ from edgeops.bundle import verify_bundle
 from edgeops.signing.keys import keyring, load_public_key
 from edgeops_testkit.recipes import Builder, SmallBuild, last_line
 from edgeops_testkit.waiting import wait_until
-from toolchain.plan import make_plan
-from toolchain.recipe_file import read_recipe
+from toolchain.build import read_source
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -42,7 +41,7 @@ def kill_at(build: subprocess.Popen[str], start: str) -> int:
 
 def test_a_killed_build_goes_on_where_it_stopped(small_build: SmallBuild, tmp_path: Path) -> None:
     builder = Builder.at(tmp_path)
-    for start, workers in (("run    teacher", 1), ("run    evaluate-onnx-fp32", 1), ("run    sign", 0)):
+    for start, workers in (("run    train-teacher", 1), ("run    evaluate-onnx-fp32", 1), ("run    sign", 0)):
         assert kill_at(builder.start(small_build.recipe), start) >= workers
         assert not [path for path in builder.out.iterdir() if not path.name.startswith(".")]
     done = builder.run(small_build.recipe)
@@ -62,7 +61,7 @@ def test_two_builds_at_once_share_the_work_and_agree(small_build: SmallBuild, tm
         assert build.returncode == 0, stderr
         lines.append(last_line(stdout))
     assert {line["digest"] for line in lines} == {small_build.line["digest"]}
-    plan = make_plan(read_recipe(small_build.recipe), created="2026-01-01T00:00:00Z")
+    plan = read_source(str(small_build.recipe)).plan()
     ran = sorted(name for line in lines for name in line["steps_run"])
     assert ran == sorted([*(step.name for step in plan.steps), "sign"])
     assert [path.name for path in builder.out.iterdir()] == ["digits-1.0.0"]

@@ -4,6 +4,7 @@ are equal bytes."""
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 DATA_FILE = "data.npz"
+CORPUS_FILE = "corpus.json"
 PARTS = ("train", "calibration", "held_out")
 
 
@@ -29,8 +31,21 @@ def load_arrays(path: Path) -> dict[str, Array]:
 
 def load_part(folder: Path, part: str) -> tuple[Array, Array]:
     """Inputs and labels of one part of the data: `train`, `calibration` or `held_out`."""
-    arrays = load_arrays(folder / DATA_FILE)
-    return arrays[f"{part}_inputs"], arrays[f"{part}_labels"]
+    with np.load(folder / DATA_FILE, allow_pickle=False) as archive:
+        return archive[f"{part}_inputs"], archive[f"{part}_labels"]
+
+
+def load_attributes(folder: Path, part: str) -> dict[str, Array]:
+    """The attributes of one part's rows by name: texts of shape (rows,)."""
+    prefix = f"{part}_attribute_"
+    with np.load(folder / DATA_FILE, allow_pickle=False) as archive:
+        return {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
+
+
+def load_documents(folder: Path, part: str) -> list[str]:
+    """The documents of one part of a language model's data."""
+    documents: list[str] = json.loads((folder / CORPUS_FILE).read_bytes())[part]
+    return documents
 
 
 def arrays_digest(arrays: Mapping[str, Array]) -> str:

@@ -15,15 +15,24 @@ from edgeops.errors import ConfigError
 
 @dataclass(frozen=True)
 class StepContext:
-    """`config` is the step's part of the plan. `inputs` are the output folders of earlier steps, by role:
-    read only. What the step writes goes below `out`. `records` tells how the earlier steps were made (only
-    if the step attests). `progress(share, note)` tells how far it is, `share` from 0 to 1."""
+    """`config` is the step's part of the plan. `inputs` are the output folders of earlier steps, and files or
+    folders from outside the build, by role: read only. What the step writes goes below `out`. `records`
+    tells how the earlier steps were made (only if the step attests). `progress(share, note)` tells how far
+    it is, `share` from 0 to 1.
+
+    `checkpoints` is a folder for what lets a long step go on where it was killed: it holds what an earlier,
+    unfinished run of this very step (same inputs, config, code and tools) left, and is gone once the step
+    is done. A file there appears whole only if the step writes it so (`edgeops.durable.write_atomic`), and
+    the output must not depend on whether there was one. `threads` is how many the step may compute with; the
+    output must not depend on that either."""
 
     config: Mapping[str, Any]
     inputs: Mapping[str, Path]
     out: Path
     records: Mapping[str, Mapping[str, Any]]
     progress: Callable[[float, str], None]
+    checkpoints: Path
+    threads: int = 1
 
     def read_json(self, role: str, name: str) -> Any:
         """A JSON file that an earlier step wrote."""

@@ -3,73 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgeops.canonical import canonical_json, digest_of
 from edgeops.errors import ArtifactError
-from models.dataset import Dataset, split_rows
-from toolchain.steps.arrays import DATA_FILE, PARTS, Array, arrays_digest, save_arrays
+from models.dataset import Split, split_rows
+from toolchain.importing.contract import check_corpus, check_dataset, check_held_out
+from toolchain.importing.documents import load_documents
+from toolchain.importing.rows import load_rows
+from toolchain.steps.arrays import CORPUS_FILE, DATA_FILE, PARTS, Array, arrays_digest, save_arrays
 from toolchain.steps.context import StepContext, load_factory
+
+UNKNOWN_LICENSE = "unknown"
 
 
 def run(context: StepContext) -> None:
-    """Writes `data.npz` (`<part>_inputs` and `<part>_labels` of each part) and `data.json`."""
-    config = context.config["data"]
-    data: Dataset = load_factory(config["factory"])()
-    _check(data, config["factory"], context.config["input"])
-    split = split_rows(
-        len(data.labels), seed=config["seed"], calibration=config["calibration"], held_out=config["held_out"]
-    )
+    """Writes `data.npz` (for text generation `corpus.json`) and `data.json` (see toolchain/steps/__init__)."""
+    if context.config["task"] == "text-generation":
+        _write_corpus(context)
+    else:
+        _write_rows(context)
+
+
+def _write_rows(context: StepContext) -> None:
+    config, contract, task = context.config["data"], context.config["input"], context.config["task"]
+    if config["factory"] is not None:
+        origin, data = config["factory"], _from_factory(config)
+    else:
+        origin = Path(config["file"]).name
+        data = load_rows(
+            context.inputs["file"],
+            name=origin,
+            task=task,
+            label=config["label"],
+            columns=[column["name"] for column in contract["columns"]],
+            classes=config["classes"],
+            **_terms(config, origin),
+        )
+    checked = check_dataset(data, contract, task, origin)
+    split = _split(len(checked.inputs), config, origin)
     arrays: dict[str, Array] = {}
-    rows = {"train": split.train, "calibration": split.calibration, "held_out": split.held_out}
     for part in PARTS:
-        arrays[f"{part}_inputs"] = data.inputs[rows[part]]
-        arrays[f"{part}_labels"] = data.labels[rows[part]]
-    _check_classes(data, arrays["held_out_labels"])
+        rows = getattr(split, part)
+        arrays[f"{part}_inputs"] = checked.inputs[rows]
+        arrays[f"{part}_labels"] = checked.labels[rows]
+        for name, values in checked.attributes.items():
+            arrays[f"{part}_attribute_{name}"] = values[rows]
+    check_held_out(checked, arrays["held_out_labels"], task)
     save_arrays(context.out / DATA_FILE, arrays)
     context.write_json(
         "data.json",
         {
-            "classes": list(data.classes),
-            "source": data.source,
-            "license": data.license,
-            "rows": {part: len(rows[part]) for part in PARTS},
+            "classes": list(checked.classes),
+            "source": config["source"] or checked.source,
+            "license": config["license"] or checked.license,
+            "rows": {part: len(getattr(split, part)) for part in PARTS},
+            "attributes": sorted(checked.attributes),
             "sha256": arrays_digest(arrays),
         },
     )
 
 
-def _check(data: Dataset, factory: str, contract: Mapping[str, Any]) -> None:
-    """The data must be what the recipe says a client sends, before anything is trained on it."""
-    inputs, labels = data.inputs, data.labels
-    shape, low, high = tuple(contract["shape"]), contract["minimum"], contract["maximum"]
-    if inputs.dtype != np.float32 or inputs.shape[1:] != shape:
-        raise _unfit(factory, f"a row is {inputs.dtype} {inputs.shape[1:]}, and float32 {shape} is declared")
-    if not np.all(np.isfinite(inputs)):
-        raise _unfit(factory, "inputs hold values that are not finite")
-    if inputs.min() < low or inputs.max() > high:
-        span = f"{inputs.min():g} to {inputs.max():g}"
-        raise _unfit(factory, f"inputs go from {span}, and {low:g} to {high:g} is declared")
-    if labels.dtype != np.int64 or labels.shape != inputs.shape[:1]:
-        raise _unfit(factory, "labels are not one int64 a row")
-    if labels.min() < 0 or labels.max() >= len(data.classes):
-        raise _unfit(factory, "labels lie outside the classes")
-
-
-def _check_classes(data: Dataset, held_out: Array) -> None:
-    missing = sorted(set(range(len(data.classes))) - set(held_out.tolist()))
-    if missing:
-        raise ArtifactError(
-            f"No held-out row shows the class {data.classes[missing[0]]!r}, so nothing can be said of it.",
-            remedy="Hold out more rows, or bring more data.",
-            subject=data.classes[missing[0]],
-        )
-
-
-def _unfit(factory: str, what: str) -> ArtifactError:
-    return ArtifactError(
-        f"The data of {factory} does not fit the recipe: {what}.",
-        remedy="Correct the recipe's input, or the data.",
-        subject=factory,
+def _write_corpus(context: StepContext) -> None:
+    config = context.config["data"]
+    if config["factory"] is not None:
+        origin, data = config["factory"], _from_factory(config)
+    else:
+        origin = Path(config["file"]).name
+        data = load_documents(context.inputs["file"], name=origin, **_terms(config, origin))
+    corpus = check_corpus(data, origin)
+    split = _split(len(corpus.documents), config, origin)
+    parts = {part: [corpus.documents[row] for row in getattr(split, part)] for part in PARTS}
+    (context.out / CORPUS_FILE).write_bytes(canonical_json(parts))
+    context.write_json(
+        "data.json",
+        {
+            "classes": [],
+            "source": config["source"] or corpus.source,
+            "license": config["license"] or corpus.license,
+            "rows": {part: len(documents) for part, documents in parts.items()},
+            "attributes": [],
+            "sha256": digest_of(parts),
+        },
     )
+
+
+def _from_factory(config: Mapping[str, Any]) -> object:
+    return load_factory(config["factory"])(**config["options"])
+
+
+def _terms(config: Mapping[str, Any], origin: str) -> dict[str, str]:
+    return {"source": config["source"] or origin, "license": config["license"] or UNKNOWN_LICENSE}
+
+
+def _split(rows: int, config: Mapping[str, Any], origin: str) -> Split:
+    split = split_rows(
+        rows, seed=config["seed"], calibration=config["calibration"], held_out=config["held_out"]
+    )
+    for part in PARTS:
+        if not len(getattr(split, part)):
+            raise ArtifactError(
+                f"The {rows} rows of {origin} leave none for the part {part!r}.",
+                remedy="Bring more data, or change the shares in the recipe.",
+                subject=origin,
+            )
+    return split

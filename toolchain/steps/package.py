@@ -17,23 +17,34 @@ from edgeops.manifest import (
     MEASUREMENTS_FILE,
     SCHEMA_VERSION,
     Classification,
+    ColumnSpec,
     FallbackPolicy,
+    Language,
     ManifestFields,
     Runtime,
     SelfTest,
     TensorSpec,
     Variant,
 )
-from toolchain.plan import model_step
-from toolchain.recipe import QUALITY_METRICS, Recipe, VariantSpec
+from toolchain.plan.step import model_step
+from toolchain.recipe import Recipe
+from toolchain.recipe.variants import VariantSpec
 from toolchain.steps.context import StepContext
-from toolchain.steps.evaluate import MIN_RUNTIME
-from toolchain.steps.reference import PROFILE_FILE, VECTORS_FILE, feature
+from toolchain.steps.reference import PROFILE_FILE, SCORES, TOKENS, VECTORS_FILE, feature
 
-MODEL_FILE = "model.onnx"
 BUNDLE_FOLDER = "bundle"
 PROFILE_PATH = f"reference/{PROFILE_FILE}"
 VECTORS_PATH = f"selftest/{VECTORS_FILE}"
+PROMPTS_FOLDER = "prompts"
+
+# The engine that runs each format, and the oldest version that the variants' operators were tried with.
+RUNTIMES = {
+    "onnx": Runtime(engine="onnxruntime", min_version="1.22"),
+    "gguf": Runtime(engine="llama.cpp", min_version="0.3.16"),
+    "mlx": Runtime(engine="mlx", min_version="0.29"),
+}
+# The file that each engine opens: it stands first among a variant's files.
+MODEL_FILES = {"onnx": "model.onnx", "gguf": "model.gguf", "mlx": "model.safetensors"}
 
 
 def run(context: StepContext) -> None:
@@ -41,35 +52,46 @@ def run(context: StepContext) -> None:
     recipe = msgspec.convert(context.config["recipe"], Recipe)
     bundle = context.out / BUNDLE_FOLDER
     shutil.copytree(context.inputs["document"], bundle)
-    _copy(context.inputs["reference"] / PROFILE_FILE, bundle / PROFILE_PATH)
-    _copy(context.inputs["reference"] / VECTORS_FILE, bundle / VECTORS_PATH)
-    variants = tuple(_variant(context, spec, bundle) for spec in recipe.variants)
+    reference = context.inputs["reference"]
+    _copy(reference / VECTORS_FILE, bundle / VECTORS_PATH)
+    if (reference / PROFILE_FILE).exists():
+        _copy(reference / PROFILE_FILE, bundle / PROFILE_PATH)
+    if "prompts" in context.inputs:
+        shutil.copytree(context.inputs["prompts"] / PROMPTS_FOLDER, bundle / PROMPTS_FOLDER)
+    variants = tuple(_variant(context, spec, bundle) for spec in recipe.listed)
     (bundle / MEASUREMENTS_FILE).write_bytes(canonical_json(_measurements(context, recipe)))
     write_manifest(bundle, _fields(context, recipe, bundle, variants))
 
 
 def _variant(context: StepContext, spec: VariantSpec, bundle: Path) -> Variant:
-    path = f"variants/{spec.id}/{MODEL_FILE}"
-    _copy(context.inputs[model_step(spec)] / MODEL_FILE, bundle / path)
+    folder = f"variants/{spec.id}"
+    shutil.copytree(context.inputs[model_step(spec)] / "variant", bundle / folder)
+    paths = sorted(path.relative_to(bundle).as_posix() for path in (bundle / folder).rglob("*"))
+    first = f"{folder}/{MODEL_FILES[spec.format]}"
     evaluation = context.read_json(f"evaluate-{spec.id}", "evaluation.json")
     return Variant(
         id=spec.id,
-        format="onnx",
+        format=spec.format,
         precision=spec.precision,
-        files=(file_entry(bundle, path),),
-        runtime=Runtime(engine="onnxruntime", min_version=MIN_RUNTIME),
+        files=tuple(file_entry(bundle, path) for path in [first, *(p for p in paths if p != first)]),
+        runtime=RUNTIMES[spec.format],
         memory_bytes=spec.memory_budget_mb << 20,
         target=spec.target,
-        quality={name: float(evaluation[name]) for name in QUALITY_METRICS if name != "size_bytes"},
+        quality={
+            name: float(value)
+            for name, value in evaluation["metrics"].items()
+            if value is not None and name != "size_bytes"
+        },
     )
 
 
 def _fields(
     context: StepContext, recipe: Recipe, bundle: Path, variants: tuple[Variant, ...]
 ) -> ManifestFields:
-    classes = context.read_json("data", "data.json")["classes"]
-    contract = recipe.input
-    features = [feature(msgspec.to_builtins(item), contract.name) for item in recipe.features]
+    features = [feature(msgspec.to_builtins(item), recipe.input.name) for item in recipe.features]
+    data = context.read_json("data", "data.json")
+    inputs, outputs = _interface(recipe, variants, data, context)
+    classifies = recipe.task.endswith("classification")
     return ManifestFields(
         schema_version=SCHEMA_VERSION,
         name=recipe.name,
@@ -78,24 +100,69 @@ def _fields(
         description=recipe.description,
         preprocessing=recipe.preprocessing,
         variants=variants,
-        inputs=(
-            TensorSpec(
-                name=contract.name,
-                dtype="FP32",
-                shape=(-1, *contract.shape),
-                minimum=contract.minimum,
-                maximum=contract.maximum,
-            ),
-        ),
-        outputs=(
-            TensorSpec(name=recipe.output, dtype="FP32", shape=(-1, len(classes)), minimum=0.0, maximum=1.0),
-        ),
+        inputs=inputs,
+        outputs=outputs,
         files=other_files(bundle, variants),
-        classification=Classification(output=recipe.output, classes=tuple(classes)),
+        classification=(
+            Classification(output=recipe.output, classes=tuple(data["classes"])) if classifies else None
+        ),
         features=tuple(features),
         fallback=_fallback(context),
+        language=_language(context, bundle),
         selftest=SelfTest(path=VECTORS_PATH, atol=recipe.selftest.atol, rtol=recipe.selftest.rtol),
-        reference_profile=PROFILE_PATH,
+        reference_profile=PROFILE_PATH if (bundle / PROFILE_PATH).exists() else None,
+    )
+
+
+def _interface(
+    recipe: Recipe, variants: tuple[Variant, ...], data: Mapping[str, Any], context: StepContext
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """What goes in and comes out. A language model takes token ids: making them of text is the engine's."""
+    if recipe.generates:
+        vocabulary = context.read_json(f"evaluate-{variants[0].id}", "evaluation.json")["vocabulary_size"]
+        tokens = TensorSpec(name=TOKENS, dtype="INT64", shape=(-1,), minimum=0, maximum=vocabulary - 1)
+        return (tokens,), (TensorSpec(name=SCORES, dtype="FP32", shape=(-1, vocabulary)),)
+    contract = recipe.input
+    given = TensorSpec(
+        name=contract.name,
+        dtype=contract.dtype,
+        shape=(-1, *contract.shape),
+        minimum=contract.minimum,
+        maximum=contract.maximum,
+        outside=contract.outside,
+        columns=tuple(
+            ColumnSpec(
+                name=column.name,
+                minimum=column.minimum,
+                maximum=column.maximum,
+                max_null_rate=column.max_null_rate,
+            )
+            for column in contract.columns
+        ),
+        max_characters=contract.max_characters,
+    )
+    return (given,), (_output(recipe, data, context),)
+
+
+def _output(recipe: Recipe, data: Mapping[str, Any], context: StepContext) -> TensorSpec:
+    if recipe.task == "feature-extraction":
+        size = context.read_json(f"evaluate-{recipe.listed[0].id}", "evaluation.json")["dimensions"]
+        return TensorSpec(name=recipe.output, dtype="FP32", shape=(-1, size))
+    classes = len(data["classes"])
+    shape = (-1, -1, classes) if recipe.task == "token-classification" else (-1, classes)
+    return TensorSpec(name=recipe.output, dtype="FP32", shape=shape, minimum=0.0, maximum=1.0)
+
+
+def _language(context: StepContext, bundle: Path) -> Language | None:
+    if "prompts" not in context.inputs:
+        return None
+    prompts = context.read_json("prompts", "prompts.json")
+    system = f"{PROMPTS_FOLDER}/system.txt"
+    return Language(
+        context_tokens=prompts["context_tokens"],
+        chat_template=f"{PROMPTS_FOLDER}/chat_template.jinja",
+        system_prompt=system if (bundle / system).exists() else None,
+        stop=tuple(prompts["stop"]),
     )
 
 
@@ -103,10 +170,12 @@ def _fallback(context: StepContext) -> FallbackPolicy | None:
     if "calibrate" not in context.inputs:
         return None
     fallback = context.read_json("calibrate", "fallback.json")
+    found = fallback["found"]
     return FallbackPolicy(
-        confidence_threshold=fallback["found"]["confidence_threshold"],
+        confidence_threshold=found["confidence_threshold"],
+        temperature=found["temperature"],
         variant=fallback["variant"],
-        calibration=fallback["found"]["calibration"],
+        calibration=found["calibration"],
     )
 
 
@@ -120,7 +189,7 @@ def _measurements(context: StepContext, recipe: Recipe) -> Mapping[str, Any]:
             "cores": os.cpu_count() or 0,
         },
         "variants": {
-            spec.id: context.read_json(f"evaluate-{spec.id}", MEASUREMENTS_FILE) for spec in recipe.variants
+            spec.id: context.read_json(f"evaluate-{spec.id}", MEASUREMENTS_FILE) for spec in recipe.listed
         },
         "gates": context.read_json("gate", MEASUREMENTS_FILE),
     }

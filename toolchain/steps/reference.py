@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 import numpy as np
 
@@ -9,44 +12,57 @@ from edgeops.features import feature_columns
 from edgeops.manifest import Feature
 from edgeops.profiles import reference_profile
 from edgeops.selftest import SelfTestVectors, TensorValue
-from toolchain.steps.arrays import load_arrays, load_part
+from toolchain.steps.arrays import Array, load_arrays, load_part
 from toolchain.steps.context import StepContext
 
 PROFILE_FILE = "profile.json"
 VECTORS_FILE = "vectors.json"
+# The names of a language model's self-test: token ids in, the scores of what follows the last one out.
+TOKENS, SCORES = "tokens", "logits"
 
 
 def run(context: StepContext) -> None:
-    """Writes `profile.json` and `vectors.json`.
+    """Writes `vectors.json`, and for models that classify `profile.json`.
 
     The profile's features come from the training rows, its classes and confidence from the shipped variant's
     answers to the calibration rows: a model is surer of what it was trained on.
     """
     config = context.config
-    name, output = config["input"]["name"], config["output"]
-    inputs, _ = load_part(context.inputs["data"], "train")
-    features = [feature(item, name) for item in config["features"]]
+    language = config["task"] == "text-generation"
+    name, output = (TOKENS, SCORES) if language else (config["input"]["name"], config["output"])
     outputs = {
         variant: load_arrays(context.inputs[f"evaluate-{variant}"] / "outputs.npz")
         for variant in config["device_variants"]
     }
-    answers = outputs[config["variant"]]["calibration"]
-    labels = context.read_json("data", "data.json")["classes"]
-    counts = np.bincount(answers.argmax(axis=1), minlength=len(labels))
-    profile = reference_profile(
-        feature_columns(features, {name: inputs}),
-        {label: int(count) for label, count in zip(labels, counts, strict=True)},
-        answers.max(axis=1),
-    )
-    (context.out / PROFILE_FILE).write_bytes(profile.to_bytes())
+    shipped = outputs[config["variant"]]
     vectors = SelfTestVectors(
-        inputs={name: TensorValue.of(outputs[config["variant"]]["selftest_inputs"])},
+        inputs={name: TensorValue.of(shipped["selftest_inputs"])},
         expected={
             variant: {output: TensorValue.of(arrays["selftest_outputs"])}
             for variant, arrays in outputs.items()
         },
     )
     (context.out / VECTORS_FILE).write_bytes(vectors.to_bytes())
+    if not language:
+        _write_profile(context, config, shipped["calibration"])
+
+
+def _write_profile(context: StepContext, config: Mapping[str, Any], answers: Array) -> None:
+    name = config["input"]["name"]
+    inputs, _ = load_part(context.inputs["data"], "train")
+    features = [feature(item, name) for item in config["features"]]
+    columns = feature_columns(features, {name: inputs})
+    classifies = config["task"].endswith("classification")
+    labels = context.read_json("data", "data.json")["classes"] if classifies else []
+    rows = answers.reshape(-1, answers.shape[-1])
+    rows = rows[np.isfinite(rows).all(axis=1)]  # past a short text's last word there is no answer
+    counts = np.bincount(rows.argmax(axis=1), minlength=len(labels)) if classifies else []
+    profile = reference_profile(
+        columns,
+        {label: int(count) for label, count in zip(labels, counts, strict=True)},
+        rows.max(axis=1) if classifies else np.empty(0, dtype=np.float32),
+    )
+    (context.out / PROFILE_FILE).write_bytes(profile.to_bytes())
 
 
 def feature(item: dict[str, object], input_name: str) -> Feature:

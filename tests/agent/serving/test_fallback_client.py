@@ -22,6 +22,7 @@ from edgeops.errors import ConfigError, TransportError
 from edgeops.serving.host import DTYPES, Array, InferRequest, InferResponse
 from edgeops.serving.tensor_codec import OutputPlan, decode_request, encode_response
 from edgeops_testkit.fake_gateway import FakeGateway, TlsFiles, make_tls
+from edgeops_testkit.text_models import array_of
 
 IMAGE = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
 
@@ -63,7 +64,7 @@ def ask(gateway: Gateway) -> CloudAnswer:
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_the_servers_codec_reads_what_the_client_writes_and_back(dtype: str) -> None:
-    array = np.array([[0, 1, 1], [1, 0, 1]]).astype(DTYPES[dtype])
+    array = array_of(DTYPES[dtype], [[0, 1, 1], [1, 0, 1]])
     inputs = {"a": array, "b": array[:, ::2]}
     body, header_size = encode_request(request_of(inputs, edgeops_policy="cloud-first"))
     request, plan = decode_request(body, header_size, "digits", "1.0.0")
@@ -98,6 +99,22 @@ def test_damaged_answers_are_transport_errors_or_fit_their_shape(at: int, value:
         return
     for array in outputs.values():
         assert array.size * array.dtype.itemsize == 24
+
+
+def test_a_null_goes_to_the_cloud_as_it_came() -> None:
+    sent = np.array([[1.0, np.nan]], np.float32)
+    body, header_size = encode_request(request_of({"x": sent}))
+    request, _ = decode_request(body, header_size, "digits", "1.0.0")
+    np.testing.assert_array_equal(request.inputs["x"], sent)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01\0\0\0", b"\x01\0\0\0\xff", b"\x01\0\0\0aa"])
+def test_an_answer_that_is_not_the_text_it_says_is_a_transport_error(data: bytes) -> None:
+    size = {"binary_data_size": len(data)}
+    output = {"name": "y", "datatype": "BYTES", "shape": [1], "parameters": size}
+    head = msgspec.json.encode({"outputs": [output]})
+    with pytest.raises(TransportError):
+        decode_response(head + data, str(len(head)))
 
 
 def test_an_answer_cut_short_is_a_transport_error() -> None:

@@ -16,15 +16,18 @@ from device_agent.serving.predictor import Predictor
 from device_agent.telemetry.recorder import RingWriter
 from device_agent.telemetry.ring_reader import RingReader
 from edgeops.bundle import read_manifest
+from edgeops.confidence import calibrated
 from edgeops.engines.base import load_engine
 from edgeops.errors import ArtifactError, BadRequestError, InferenceError
-from edgeops.manifest import Classification, Manifest, ManifestFields, TensorSpec
+from edgeops.manifest import Classification, ColumnSpec, Feature, Manifest, ManifestFields, TensorSpec
 from edgeops.messages import Window
 from edgeops.serving.host import Array
+from edgeops.serving.text_tensor import text_array
 from edgeops.sketches import Sketch
 from edgeops_testkit.bundles import DEVICE_VARIANT, digits_data, make_bundle
-from edgeops_testkit.graphs import variant_for, write_linear, write_two_in_two_out
+from edgeops_testkit.graphs import variant_for, write_imputing, write_linear, write_two_in_two_out
 from edgeops_testkit.rings import BUNDLE
+from edgeops_testkit.text_models import write_text_variant
 
 
 class BrokenEngine:
@@ -128,6 +131,125 @@ def test_engine_failures_are_counted_with_their_inputs(bundle: Path, tmp_path: P
     assert Sketch.parse(window.latency).count == 0
     assert window.features["mean"].count == 4
     assert window.classes == {}
+
+
+def predictor_of(bundle: Path, path: Path, **changes: Any) -> Setup:
+    """A predictor of the bundle with other fields in its manifest."""
+    manifest = Manifest.create(msgspec.structs.replace(fields_of(bundle), **changes))
+    return Setup(path, load_engine(manifest.variant(DEVICE_VARIANT), bundle), manifest)
+
+
+def test_values_beyond_their_bounds_are_answered_and_counted(setup: Setup) -> None:
+    image = digits_data()[2][:1]
+    for inputs in (image, image * 16, np.concatenate([image, image - 1]), image):
+        setup.predictor.predict({"image": inputs})
+    window = setup.window()
+    assert (window.requests, window.rejected, window.outside) == (4, 0, 2)
+
+
+def test_a_request_that_fails_is_counted_as_outside_too(bundle: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(bundle)
+    engine = BrokenEngine(manifest.fields.inputs, manifest.fields.outputs)
+    setup = Setup(tmp_path / "a.ring", engine, manifest)
+    for scale in (1, 16):
+        with pytest.raises(InferenceError):
+            setup.predictor.predict({"image": digits_data()[2][:1] * np.float32(scale)})
+    window = setup.window()
+    assert (window.requests, window.outside) == (2, 1)
+
+
+def test_where_the_contract_says_so_they_are_refused(bundle: Path, tmp_path: Path) -> None:
+    (image,) = fields_of(bundle).inputs
+    refusing = msgspec.structs.replace(image, outside="refuse")
+    setup = predictor_of(bundle, tmp_path / "a.ring", inputs=(refusing,))
+    setup.predictor.predict({"image": digits_data()[2][:1]})
+    with pytest.raises(BadRequestError, match="above the maximum 1, up to 16") as caught:
+        setup.predictor.predict({"image": digits_data()[2][:1] * 16})
+    assert caught.value.subject == "image"
+    window = setup.window()
+    assert (window.requests, window.rejected, window.outside) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused_in_process_too(setup: Setup, value: float) -> None:
+    image = digits_data()[2][:1].copy()
+    image[0, 0, 3, 3] = value
+    with pytest.raises(BadRequestError, match="not finite"):
+        setup.predictor.predict({"image": image})
+    assert setup.window().rejected == 1
+
+
+def test_nulls_of_a_table_reach_the_model_and_the_profile(bundle: Path, tmp_path: Path) -> None:
+    """A graph that takes a null for zero, as an imputer does."""
+    model = write_imputing(tmp_path / "bundle" / "model.onnx")
+    variant = variant_for(model, tmp_path / "bundle", variant_id=DEVICE_VARIANT)
+    columns = (ColumnSpec(name="age", minimum=0.0), ColumnSpec(name="income", max_null_rate=0.5))
+    fields = msgspec.structs.replace(
+        fields_of(bundle),
+        variants=(variant,),
+        inputs=(TensorSpec(name="row", dtype="FP32", shape=(-1, 2), columns=columns),),
+        outputs=(TensorSpec(name="known", dtype="FP32", shape=(-1, 2)),),
+        classification=None,
+        features=(
+            Feature(name="income", input="row", kind="element", index=1),
+            Feature(name="mean", input="row", kind="mean"),
+        ),
+        fallback=None,
+    )
+    setup = Setup(tmp_path / "a.ring", load_engine(variant, tmp_path / "bundle"), Manifest.create(fields))
+    for row in ([3.0, np.nan], [5.0, 7.0], [-1.0, np.nan]):
+        setup.predictor.predict({"row": np.array([row], np.float32)})
+    with pytest.raises(BadRequestError, match="'age'"):
+        setup.predictor.predict({"row": np.array([[np.nan, 1.0]], np.float32)})
+    window = setup.window()
+    assert (window.requests, window.rejected, window.outside) == (3, 1, 1)
+    assert (window.features["income"].count, window.features["income"].invalid) == (1, 2)
+    assert window.features["mean"].mean == pytest.approx((3 + 6 - 1) / 3)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_confidence_is_that_of_the_temperature(bundle: Path, tmp_path: Path, temperature: float) -> None:
+    fallback = fields_of(bundle).fallback
+    assert fallback is not None
+    setup = predictor_of(
+        bundle,
+        tmp_path / "a.ring",
+        fallback=msgspec.structs.replace(fallback, temperature=temperature),
+    )
+    images = digits_data()[2][:30]
+    batch = setup.predictor.run({"image": images})
+    expected = calibrated(batch.outputs["probabilities"], temperature).max(axis=1)
+    np.testing.assert_allclose(batch.confidences, expected, rtol=1e-6)
+    for number, image in enumerate(images):
+        alone = setup.predictor.run({"image": image[None]})
+        assert alone.confidence == pytest.approx(expected[number], rel=1e-4)
+        assert alone.predicted == [batch.predicted[number]]
+
+
+def test_a_classifier_of_words_is_as_sure_as_its_least_sure_word(bundle: Path, tmp_path: Path) -> None:
+    variant = write_text_variant(tmp_path / "bundle", DEVICE_VARIANT, head="word", sharpness=1.0)
+    fields = msgspec.structs.replace(
+        fields_of(bundle),
+        variants=(variant,),
+        inputs=(TensorSpec(name="text", dtype="BYTES", shape=(-1,), max_characters=80),),
+        outputs=(TensorSpec(name="probabilities", dtype="FP32", shape=(-1, -1, 3)),),
+        classification=Classification(output="probabilities", classes=("a", "b", "c")),
+        features=(Feature(name="words", input="text", kind="words"),),
+        fallback=None,
+    )
+    setup = Setup(tmp_path / "a.ring", load_engine(variant, tmp_path / "bundle"), Manifest.create(fields))
+    texts = text_array(["turn on the light", "play"])
+    prediction = setup.predictor.run({"text": texts})
+    words = prediction.outputs["probabilities"].max(axis=2)
+    assert prediction.confidences == [words[0].min(), words[1, 0]]
+    assert prediction.confidence == min(words[0].min(), words[1, 0])
+    assert prediction.predicted == [-1, -1]
+    setup.predictor.predict({"text": texts})
+    setup.predictor.predict({"text": texts[1:]})
+    window = setup.window()
+    assert (window.requests, window.classes) == (2, {})
+    assert Sketch.parse(window.confidence).count == 3
+    assert window.features["words"].maximum == 4
 
 
 def test_labels_are_counted(setup: Setup) -> None:

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_agent.core.rows import LABELS_RIGHT, LABELS_SEEN, REJECTED, error_total, fallback_total
+from device_agent.core.rows import (
+    LABELS_RIGHT,
+    LABELS_SEEN,
+    OUTSIDE,
+    REJECTED,
+    error_total,
+    fallback_total,
+)
 from device_agent.core.window import Block, window_of
 from device_agent.telemetry.ring_reader import RingReader
 from edgeops.messages import Window
@@ -71,6 +78,8 @@ def test_counts_by_kind_and_reason(tmp_path: Path) -> None:
     writer.request(inputs_of(0), 1.0, 2, 0.25)
     writer.tally(fallback_total("requested", answered=False))
     writer.request(inputs_of(0), 1.0, 2, 0.75)
+    writer.tally(OUTSIDE)
+    writer.request(inputs_of(0), 1.0, 2, 0.75)
     writer.tally(REJECTED)
     writer.note()
     for right in (True, True, False):
@@ -79,16 +88,16 @@ def test_counts_by_kind_and_reason(tmp_path: Path) -> None:
             writer.tally(LABELS_RIGHT)
         writer.note()
     window = window_from(RingReader(tmp_path / "a.ring"))
-    assert window.requests == 8
+    assert (window.requests, window.outside) == (9, 1)
     assert window.errors == {"inference": 3, "internal": 1}
     assert window.rejected == 1
     assert window.fallbacks == {"low_confidence": 2, "device_error": 1}
     assert window.fallback_failures == {"low_confidence": 1, "requested": 1}
     assert (window.labels_seen, window.labels_right) == (3, 2)
-    assert window.classes == {"green": 2, "blue": 2}
-    assert Sketch.parse(window.latency).count == 4  # failed requests have none
-    assert Sketch.parse(window.confidence).count == 4
-    assert window.features["mean"].count == 8  # their inputs were well-formed
+    assert window.classes == {"green": 2, "blue": 3}
+    assert Sketch.parse(window.latency).count == 5  # failed requests have none
+    assert Sketch.parse(window.confidence).count == 5
+    assert window.features["mean"].count == 9  # their inputs were well-formed
     assert (window.bundle, window.variant, window.device) == (BUNDLE, META.variant, "d")
     assert (window.session, window.sequence, window.unsampled) == (1, 2, 0)
 

@@ -21,6 +21,7 @@ from edgeops.engines.onnx_engine import OnnxEngine
 from edgeops.errors import ArtifactError, BadRequestError, ConfigError, InferenceError
 from edgeops.manifest import Runtime, TensorSpec
 from edgeops.serving.host import DTYPES
+from edgeops.serving.text_tensor import text_array
 from edgeops_testkit.graphs import (
     variant_for,
     write_external,
@@ -29,6 +30,7 @@ from edgeops_testkit.graphs import (
     write_linear,
     write_two_in_two_out,
 )
+from edgeops_testkit.text_models import array_of
 
 
 def _load(path: Path, **options: str) -> OnnxEngine:
@@ -81,16 +83,22 @@ def test_several_inputs_and_outputs_keep_their_names(pair: OnnxEngine) -> None:
 @pytest.mark.parametrize("dtype", list(DTYPES))
 def test_every_dtype_of_the_protocol_goes_through(tmp_path: Path, dtype: str) -> None:
     engine = _load(write_identity(tmp_path / "model.onnx", dtype))
-    x = np.array([[0, 1], [1, 0]]).astype(DTYPES[dtype])
+    x = array_of(DTYPES[dtype], [[0, 1], [1, 0]])
     answer = engine.run({"x": x})["y"]
     assert engine.inputs[0].dtype == dtype
     assert answer.dtype == DTYPES[dtype]
     np.testing.assert_array_equal(answer, x)
 
 
-def test_strings_are_refused_at_load(tmp_path: Path) -> None:
+def test_texts_go_through_whole(tmp_path: Path) -> None:
+    engine = _load(write_identity(tmp_path / "model.onnx", "BYTES"))
+    texts = text_array(["", "a\0b", "Zürich \N{GRINNING FACE}", "x" * 10_000], (2, 2))
+    np.testing.assert_array_equal(engine.run({"x": texts})["y"], texts)
+
+
+def test_a_type_that_the_protocol_has_not_is_refused_at_load(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot be served"):
-        _load(write_identity(tmp_path / "model.onnx", "BYTES"))
+        _load(write_identity(tmp_path / "model.onnx", "BF16"))
 
 
 @settings(max_examples=30, deadline=None)

@@ -29,6 +29,7 @@ from edgeops_testkit.graphs import (
     write_identity,
     write_linear,
 )
+from edgeops_testkit.text_models import array_of
 from edgeops_testkit.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,7 @@ def test_it_answers_as_the_engine_does(start: Start, tmp_path: Path) -> None:
 def test_every_dtype_crosses_over(start: Start, dtype: str) -> None:
     worker = start(lambda path: write_identity(path, dtype))
     for shape in ((2, 3), (1, 1), (300, 500)):
-        x = (np.arange(np.prod(shape)).reshape(shape) % 100).astype(DTYPES[dtype])
+        x = array_of(DTYPES[dtype], np.arange(np.prod(shape)).reshape(shape) % 100)
         answer = worker.run({"x": x})["y"]
         assert answer.dtype == x.dtype
         np.testing.assert_array_equal(answer, x)

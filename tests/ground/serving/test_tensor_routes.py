@@ -18,7 +18,9 @@ import edgeops
 from edgeops.errors import InferenceError, RateLimitedError, UnauthenticatedError
 from edgeops.serving.host import DTYPES
 from edgeops.serving.tensor_routes import error_response, tensor_routes
+from edgeops.serving.text_tensor import pack_texts
 from edgeops_testkit.small_host import SmallHost
+from edgeops_testkit.text_models import array_of
 
 Serve = Callable[[str], tuple[TestClient, SmallHost]]
 INFER = "/v2/models/small/infer"
@@ -133,7 +135,10 @@ def test_only_the_outputs_asked_for_come_in_their_order(serve: Serve) -> None:
 @pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "FP16"])
 def test_every_dtype_goes_through_json(serve: Serve, dtype: str) -> None:
     client, host = serve(dtype)
-    values: list[Any] = [True, False, True, True] if dtype == "BOOL" else [0, 1, 2, 127]
+    values: list[Any] = {
+        "BOOL": [True, False, True, True],
+        "BYTES": ["", "a", "ü\0", "\N{GRINNING FACE}"],
+    }.get(dtype, [0, 1, 2, 127])
     tensor = {"name": "x", "datatype": dtype, "shape": [2, 2], "data": values}
     (output,) = client.post(INFER, json={"inputs": [tensor]}).json()["outputs"]
     assert output["data"] == values
@@ -145,8 +150,9 @@ def test_every_dtype_goes_through_json(serve: Serve, dtype: str) -> None:
 @pytest.mark.parametrize("padding", [0, 1, 3])
 def test_every_dtype_goes_through_binary(serve: Serve, dtype: str, padding: int) -> None:
     client, host = serve(dtype)
-    array = np.array([[0, 1, 1], [1, 0, 1]]).astype(DTYPES[dtype])
-    size = {"binary_data_size": array.nbytes}
+    array = array_of(DTYPES[dtype], [[0, 1, 1], [1, 0, 1]])
+    data = pack_texts(array) if dtype == "BYTES" else array.tobytes()
+    size = {"binary_data_size": len(data)}
     head = (
         json.dumps(
             {
@@ -157,14 +163,15 @@ def test_every_dtype_goes_through_binary(serve: Serve, dtype: str, padding: int)
         + b" " * padding
     )  # moves the data off its dtype's alignment
     headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
-    answer = client.post(INFER, content=head + array.tobytes(), headers=headers)
+    answer = client.post(INFER, content=head + data, headers=headers)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/octet-stream"
     cut = int(answer.headers["inference-header-content-length"])
     (output,) = json.loads(answer.content[:cut])["outputs"]
     assert output["parameters"] == size
     assert "data" not in output
-    np.testing.assert_array_equal(np.frombuffer(answer.content[cut:], array.dtype).reshape(2, 3), array)
+    assert answer.content[cut:] == data
+    np.testing.assert_array_equal(host.requests[0].inputs["x"], array)
     assert host.requests[0].inputs["x"].flags.aligned
 
 
@@ -184,6 +191,13 @@ def test_binary_and_json_outputs_in_one_answer(serve: Serve) -> None:
     assert total["data"] == [11, 22]
     assert row["parameters"] == {"binary_data_size": 8}
     assert np.frombuffer(answer.content[cut:], np.float32).tolist() == [2, 3]
+
+
+def test_a_null_among_floats_is_a_missing_value(serve: Serve) -> None:
+    client, host = serve("linear")
+    answer = client.post(INFER, json=_request([0.5, None, 2.0, 0.25], [1, 4]))
+    assert answer.status_code == 400  # this model has no column that may be null
+    np.testing.assert_array_equal(host.requests[0].inputs["pixels"], [[0.5, np.nan, 2.0, 0.25]])
 
 
 def test_any_byte_is_a_valid_binary_bool(serve: Serve) -> None:

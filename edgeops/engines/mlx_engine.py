@@ -1,0 +1,155 @@
+"""MLX behind the language interface: on Apple silicon its GPU, elsewhere its CPU backend.
+
+On the CPU all is computed in float32, whatever the file has: float16 and bfloat16 are 10 to 40 times slower
+there. Quantized weights stay as they are.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeops.engines.language_files import (
+    LanguageConfig,
+    bounded_context,
+    language_config,
+    require_version,
+    variant_file,
+)
+from edgeops.engines.mlx_model import build, check_config, check_heads, import_mlx
+from edgeops.engines.safetensors_file import safetensors_heads
+from edgeops.engines.sampling import check_tokens, continuation
+from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
+from edgeops.errors import ArtifactError, InferenceError
+from edgeops.manifest import Variant
+from edgeops.serving.host import Array
+
+
+class MlxEngine:
+    """A loaded network of mlx-lm. Not thread-safe. The answer depends on the files, the tokens, the version
+    of MLX and the device alone."""
+
+    def __init__(
+        self, model: Any, mx: Any, device: Any, tokenizer: TextTokenizer, config: LanguageConfig, context: int
+    ) -> None:
+        self._model = model
+        self._mx = mx
+        self._device = device
+        self._tokenizer = tokenizer
+        self._config = config
+        self._context_tokens = context
+
+    @classmethod
+    def load(
+        cls, variant: Variant, bundle_dir: Path, *, threads: int = 1, context_tokens: int | None = None
+    ) -> MlxEngine:
+        """Loads `variant.files[0]` (safetensors) and, beside it, `config.json` and `tokenizer.json`, all
+        listed in the variant and verified by the caller. MLX decides itself how many threads it uses;
+        `threads` is there because every engine has it.
+
+        Raises `ArtifactError` when a file is missing or refused or the weights do not fit the configuration,
+        `ConfigError` when a library is missing or older than `variant.runtime.min_version`.
+        """
+        if variant.runtime.engine != "mlx":
+            raise ArtifactError(
+                f"Variant {variant.id!r} asks for the engine {variant.runtime.engine!r}.", subject=variant.id
+            )
+        mx, _ = import_mlx()
+        require_version(variant, importlib.metadata.version("mlx"), "MLX", "mlx")
+        config = language_config(variant, bundle_dir)
+        check_config(config.raw)
+        tokenizer = TextTokenizer.load(variant_file(variant, bundle_dir, TOKENIZER_FILE), truncate=False)
+        path = variant_file(variant, bundle_dir, Path(variant.files[0].path).name)
+        check_heads(config.raw, safetensors_heads(path))
+        device = mx.gpu if mx.is_available(mx.gpu) else mx.cpu
+        with mx.stream(device):
+            try:
+                model = build(config.raw, mx.load(str(path)))
+                if device == mx.cpu:
+                    model.set_dtype(mx.float32)
+                mx.eval(model.parameters())
+            except RuntimeError as error:
+                raise ArtifactError(
+                    f"{path.name} is refused by MLX ({' '.join(str(error).split())[:300]}).",
+                    remedy="Build the bundle again, or choose another variant.",
+                    subject=path.name,
+                ) from error
+        return cls(model, mx, device, tokenizer, config, bounded_context(config, context_tokens))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are; ids go from 0 to one less."""
+        return self._config.vocabulary_size
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens, prompt and answer together, that one call can hold."""
+        return self._context_tokens
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return self._config.end_tokens
+
+    def tokenize(self, text: str) -> list[int]:
+        """The text's tokens. The names of special tokens in it become those tokens; none is added."""
+        return self._tokenizer.encode(text)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(tokens)
+
+    def logits(self, tokens: Sequence[int]) -> Array:
+        """float32 of shape (len(tokens), vocabulary_size): row i scores what follows token i.
+        More tokens than the context holds, or none, is a `BadRequestError`."""
+        check_tokens(tokens, vocabulary_size=self.vocabulary_size, context_tokens=self._context_tokens)
+        return self._run(tokens, None)
+
+    def generate(
+        self, tokens: Sequence[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[int]:
+        """Tokens that follow, until an end token (not given) or `max_tokens`, or until the context is full.
+        At temperature 0 always the most probable one (the smallest id of equals); else drawn, by `seed`."""
+        cache = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(self._open())
+
+        def advance(new: Sequence[int]) -> Array:
+            row: Array = self._run(new, cache)[-1]
+            return row
+
+        return continuation(
+            advance,
+            tokens,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            end_tokens=self.end_tokens,
+            vocabulary_size=self.vocabulary_size,
+            context_tokens=self._context_tokens,
+        )
+
+    def close(self) -> None:
+        """Frees the weights. Safe to call twice; later calls raise `InferenceError`."""
+        self._model = None
+        self._mx.clear_cache()
+
+    def _open(self) -> Any:
+        if self._model is None:
+            raise InferenceError("The engine is closed.")
+        return self._model
+
+    def _run(self, tokens: Sequence[int], cache: Any) -> Array:
+        model, mx = self._open(), self._mx
+        with mx.stream(self._device):
+            try:
+                output = model(mx.array([list(tokens)], dtype=mx.int32), cache=cache)[0].astype(mx.float32)
+                mx.eval(output)
+            except (RuntimeError, ValueError, MemoryError) as error:
+                raise InferenceError(
+                    f"MLX failed on this request ({' '.join(str(error).split())[:300]})."
+                ) from error
+        rows: Array = np.array(output, copy=True)
+        return rows

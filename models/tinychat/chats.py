@@ -1,0 +1,63 @@
+"""Questions and answers about Python, made of its documentation: the question names something, the answer is
+the first sentence of its docstring."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import re
+from collections.abc import Iterator
+
+# As the tokenizer and prompts/chat_template.jinja have it; a conversation's last `<|end|>` ends the document.
+TURN = "<|{role}|>{text}<|end|>"
+SYSTEM_PROMPT = "Explain Python briefly."
+
+QUESTIONS = (
+    "What does `{name}` do?",
+    "Explain `{name}`.",
+    "What is `{name}` for?",
+    "Tell me about `{name}`.",
+    "`{name}`?",
+)
+TYPES = (str, list, dict, set)
+FUNCTIONS = (
+    "abs all any ascii bin callable chr dir divmod eval format getattr hasattr hash hex id input isinstance "
+    "issubclass iter len max min next oct open ord pow print repr round setattr sorted sum vars"
+).split()
+_MAX_ANSWER = 160
+
+
+def conversation(question: str, answer: str) -> str:
+    """One document: the system prompt, the question, the answer."""
+    turns = (("system", SYSTEM_PROMPT), ("user", question), ("assistant", answer))
+    return "".join(TURN.format(role=role, text=text) for role, text in turns)
+
+
+def facts() -> dict[str, str]:
+    """What the chats are about: names such as `str.split`, and the first sentence on each."""
+    named = {
+        f"{kind.__name__}.{name}": member
+        for kind in TYPES
+        for name, member in sorted(vars(kind).items())
+        if not name.startswith("_") and callable(member)
+    }
+    named |= {name: getattr(builtins, name) for name in FUNCTIONS}
+    found = {name: first_sentence(inspect.getdoc(member) or "") for name, member in named.items()}
+    return {name: sentence for name, sentence in found.items() if 0 < len(sentence) <= _MAX_ANSWER}
+
+
+def chats() -> Iterator[str]:
+    """Every question about every fact."""
+    for name, answer in facts().items():
+        for question in QUESTIONS:
+            yield conversation(question.format(name=name), answer)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring that begins with one (not with a signature), on one line; else
+    nothing."""
+    paragraph = " ".join(text.split("\n\n", 1)[0].split())
+    if not re.match(r"[A-Z]", paragraph) or not paragraph.isascii() or "->" in paragraph:
+        return ""
+    sentence = re.split(r"(?<=[a-z)\]'`])\.(?:\s|$)", paragraph, maxsplit=1)[0]
+    return sentence.rstrip(".") + "."

@@ -1,0 +1,147 @@
+"""Static int8 for ONNX: weights and activations of matrix products as integers, by ranges from calibration.
+
+QDQ form (QuantizeLinear, DequantizeLinear around each product), which ONNX Runtime fuses to integer kernels.
+Only products by constants: quantizing all operators took a BERT from .992 to .940, and this kept .992. The
+result of a product stays float, since what follows it (a bias, an activation function) is float: rounding
+it in between costs quality and gains nothing. A convolution's result is quantized, as its kernel requires.
+Weights per channel, in 7 of the 8 bits, for the reason given in `quantize.onnx_dynamic`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgeops.errors import ConfigError
+from quantize.calibration import DEFAULT_PERCENTILE, Batch, Method, Range, activation_ranges
+from quantize.onnx_embeddings import constant_tables, quantize_tables
+from quantize.onnx_files import mark_prepared, read_model, require_work, write_model
+from quantize.onnx_graph import op_counts
+from quantize.onnx_products import constant_products, plain_products
+from quantize.result import Quantized
+
+OPS = ("MatMul", "Gemm", "Conv")
+DEFAULT_OPS = ("MatMul", "Gemm")
+
+
+def quantize(
+    source: Path,
+    target: Path,
+    data: Sequence[Batch],
+    *,
+    method: Method = "minmax",
+    percentile: float = DEFAULT_PERCENTILE,
+    ops: Sequence[str] = DEFAULT_OPS,
+    embeddings: bool = True,
+) -> Quantized:
+    """Writes the ONNX file `target`: `source` with every node of the types `ops` (of `OPS`) that has a
+    constant weight in int8, and, with `embeddings`, large embedding tables too (see `quantize_tables`).
+    `data` are batches of input arrays by name; `method` and `percentile` as in `activation_ranges`. Counts
+    are of operators.
+
+    Raises `ConfigError` on arguments that make no sense, `ArtifactError` when `source` is unfit (see
+    `read_model`), when `data` does not fit it, and (`details`: operators before and after) when not every
+    such node was quantized.
+    """
+    if not ops or not set(ops) <= set(OPS):
+        raise ConfigError(
+            f"Static quantization of {', '.join(ops) or 'no operators'} is not supported.",
+            remedy=f"Choose operators from {', '.join(OPS)}.",
+            subject="ops",
+        )
+    original = read_model(source)
+    before = op_counts(original)
+    model = plain_products(original, keep_gemm=True)
+    expected = constant_products(model, ops)
+    if expected:
+        nodes = _weighted_nodes(model, ops)
+        ranges = activation_ranges(model, _activations(nodes), data, method=method, percentile=percentile)
+        model = _with_qdq(model, nodes, sorted(set(ops)), ranges)
+    tables = constant_tables(model) if embeddings else 0
+    if tables:
+        quantize_tables(model)
+    after = op_counts(model)
+    require_work(source.name, _quantized_nodes(model, ops), expected, before, after)
+    write_model(target, model)
+    arguments = {
+        "scheme": "onnx-static-int8",
+        "op_types_to_quantize": sorted(set(ops)),
+        "activation_type": "QUInt8",
+        "weight_type": "QInt8",
+        "per_channel": True,
+        "reduce_range": True,
+        "calibration": method,
+        "percentile": percentile if method == "percentile" else None,
+        "calibration_rows": sum(_rows(batch) for batch in data),
+        "embeddings": embeddings,
+        "products": expected,
+        "embedding_lookups": tables,
+    }
+    return Quantized(arguments, before, after)
+
+
+def _with_qdq(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], ops: list[str], ranges: Mapping[str, Range]
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
+
+    found = {
+        name: TensorData(lowest=np.float32(seen.low), highest=np.float32(seen.high))
+        for name, seen in ranges.items()
+    }
+    mark_prepared(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Ranges that were found before are handed over as a calibration cache.
+        cache, path = Path(scratch) / "ranges.json", Path(scratch) / "model.onnx"
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, found), cache)
+        quantize_static(
+            model,
+            path,
+            calibration_cache_path=cache,
+            calibrate_method=CalibrationMethod.MinMax,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=ops,
+            nodes_to_quantize=[node.name for node in nodes],
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+        )
+        return onnx.load(path)
+
+
+def _weighted_nodes(model: onnx.ModelProto, ops: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes to quantize, each with a name of its own, which the quantizer asks for."""
+    names = Counter(node.name for node in model.graph.node)
+    for number, node in enumerate(model.graph.node):
+        if not node.name or names[node.name] > 1:
+            node.name = f"{node.name or node.op_type}#{number}"
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) >= 2}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in ops and node.domain in ("", "ai.onnx") and node.input[1] in weights
+    ]
+
+
+def _activations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    inputs = [node.input[0] for node in nodes]
+    results = [node.output[0] for node in nodes if node.op_type == "Conv"]
+    return sorted({*inputs, *results})
+
+
+def _quantized_nodes(model: onnx.ModelProto, ops: Sequence[str]) -> int:
+    """How many nodes of the types `ops` take both factors from DequantizeLinear."""
+    floats = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return sum(1 for node in model.graph.node if node.op_type in ops and {*node.input[:2]} <= floats)
+
+
+def _rows(batch: Batch) -> int:
+    return max(len(array) for array in batch.values())

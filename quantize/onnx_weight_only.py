@@ -1,0 +1,99 @@
+"""Weight-only quantization for ONNX: weights of matrix products in blocks of 4 or 8 bits, activations in
+float outside and int8 inside the product (`accuracy_level` 4).
+
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, "com.microsoft.MatMulNBits":
+each block of `block_size` weights along the input axis has one scale, and, unless `symmetric`, one zero
+point. Devices need ONNX Runtime 1.20 for 4 bits and 1.22 for 8.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from edgeops.errors import ConfigError
+from quantize.onnx_embeddings import constant_tables, quantize_tables
+from quantize.onnx_files import read_model, require_work, write_model
+from quantize.onnx_graph import op_counts
+from quantize.onnx_products import constant_products, plain_products
+from quantize.result import Quantized
+
+BITS = (4, 8)
+BLOCK_SIZES = (32, 64, 128)
+# Products take int8 activations: the fastest of the levels, and the one that all CPUs have.
+ACCURACY_LEVEL = 4
+_BLOCK_OP = "MatMulNBits"
+
+
+def quantize(
+    source: Path,
+    target: Path,
+    *,
+    bits: Literal[4, 8] = 4,
+    block_size: Literal[32, 64, 128] = 32,
+    symmetric: bool = True,
+    embeddings: bool = True,
+) -> Quantized:
+    """Writes the ONNX file `target`: `source` with every product by a constant matrix in blocks of `bits`,
+    and, with `embeddings`, large embedding tables as 8 bit rows (see `quantize_tables`). Counts are of
+    operators.
+
+    Raises `ConfigError` on arguments that are none of `BITS` and `BLOCK_SIZES`, `ArtifactError` when `source`
+    is unfit (see `read_model`), and (`details`: operators before and after) when not every product with a
+    constant matrix was quantized.
+    """
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    if bits not in BITS or block_size not in BLOCK_SIZES:
+        raise ConfigError(
+            f"Weight-only quantization to {bits} bits in blocks of {block_size} is not supported.",
+            remedy=f"Choose bits from {BITS} and a block size from {BLOCK_SIZES}.",
+            subject="block_size" if bits in BITS else "bits",
+        )
+    original = read_model(source)
+    before = op_counts(original)
+    model = plain_products(original)
+    expected = constant_products(model)
+    tables = constant_tables(model) if embeddings else 0
+    if tables:
+        quantize_tables(model)
+    quantizer = MatMulNBitsQuantizer(
+        model,
+        bits=bits,
+        block_size=block_size,
+        is_symmetric=symmetric,
+        accuracy_level=ACCURACY_LEVEL,
+        op_types_to_quantize=("MatMul",),
+    )
+    quantizer.process()
+    model = quantizer.model.model
+    _drop_repeated(model.graph)
+    after = op_counts(model)
+    made = after.get(_BLOCK_OP, 0) - before.get(_BLOCK_OP, 0)
+    require_work(source.name, made, expected, before, after)
+    write_model(target, model)
+    arguments = {
+        "scheme": "onnx-weight-only",
+        "bits": bits,
+        "block_size": block_size,
+        "symmetric": symmetric,
+        "accuracy_level": ACCURACY_LEVEL,
+        "embeddings": embeddings,
+        "products": expected,
+        "embedding_lookups": tables,
+    }
+    return Quantized(arguments, before, after)
+
+
+def _drop_repeated(graph: onnx.GraphProto) -> None:
+    """The quantizer encodes a weight that several products share once for each of them, under one name."""
+    seen: dict[str, onnx.TensorProto] = {}
+    for tensor in graph.initializer:
+        seen.setdefault(tensor.name, tensor)
+    if len(seen) != len(graph.initializer):
+        kept = list(seen.values())
+        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        graph.ClearField("initializer")
+        graph.initializer.extend(copies)

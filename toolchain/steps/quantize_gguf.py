@@ -1,0 +1,114 @@
+"""Quantizes a GGUF model, with an importance matrix if the recipe says so or if it measures better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeops.canonical import sha256_file
+from edgeops.engines.base import LanguageEngine, load_language_engine
+from edgeops.errors import ConfigError
+from edgeops.manifest import FileEntry, Runtime, Variant
+from quantize import gguf_imatrix, gguf_quantize
+from quantize.result import Quantized
+from toolchain.evaluation.language import mean_kl
+from toolchain.steps.context import StepContext
+
+MODEL_FILE = "model.gguf"
+IMATRIX_FILE = "imatrix.gguf"
+# Calibration text: what the matrix is collected on, and what both files are held against after that. Apart,
+# or the matrix would be judged on what it was fitted to.
+WINDOW_TOKENS = 256
+COLLECT_WINDOWS = 32
+JUDGE_WINDOWS = 8
+
+
+def run(context: StepContext) -> None:
+    """Writes `variant/model.gguf` and `quantization.json`."""
+    variant = context.out / "variant"
+    variant.mkdir()
+    source, target = context.inputs["export"] / "variant" / MODEL_FILE, variant / MODEL_FILE
+    precision, choice = context.config["precision"], context.config["imatrix"]
+    if choice == "never":
+        done, judged = gguf_quantize.quantize(source, target, precision, imatrix=None), None
+    else:
+        done, judged = _with_matrix(context, source, target, always=choice == "always")
+    context.write_json(
+        "quantization.json",
+        {"arguments": done.arguments, "before": done.before, "after": done.after, "imatrix": judged},
+    )
+
+
+def _with_matrix(
+    context: StepContext, source: Path, target: Path, *, always: bool
+) -> tuple[Quantized, dict[str, Any]]:
+    precision = context.config["precision"]
+    folder = context.inputs["model"] / "model"
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            "An importance matrix is collected on the Hugging Face model, and this source has none.",
+            remedy="Set imatrix: never, or give the Hugging Face folder as the source.",
+            subject="imatrix",
+        )
+    engine = _engine(source)
+    try:
+        windows = _windows(context, engine)
+        collect, judge = windows[:COLLECT_WINDOWS], windows[COLLECT_WINDOWS:]
+        if not judge and not always:
+            raise ConfigError(
+                "There is too little calibration text to tell whether an importance matrix helps.",
+                remedy="Set imatrix: always or never, or calibrate on more documents.",
+                subject="imatrix",
+            )
+        expected = [engine.logits(window) for window in judge]
+    finally:
+        engine.close()
+    matrix = context.out / IMATRIX_FILE
+    collected = gguf_imatrix.collect(folder, collect, matrix)
+    done = gguf_quantize.quantize(source, target, precision, imatrix=matrix)
+    told: dict[str, Any] = {"used": True, "arguments": collected.arguments, "sha256": sha256_file(matrix)}
+    if always:
+        return done, told
+    without = target.with_name("without.gguf")
+    plain = gguf_quantize.quantize(source, without, precision, imatrix=None)
+    kl = {name: _judged(path, judge, expected) for name, path in (("with", target), ("without", without))}
+    told = {**told, "kl_mean": kl, "used": kl["with"] < kl["without"]}
+    if kl["with"] < kl["without"]:
+        without.unlink()
+        return done, told
+    without.replace(target)
+    return plain, told
+
+
+def _judged(path: Path, windows: list[list[int]], expected: list[Any]) -> float:
+    engine = _engine(path)
+    try:
+        return mean_kl(expected, [engine.logits(window) for window in windows])
+    finally:
+        engine.close()
+
+
+def _windows(context: StepContext, engine: LanguageEngine) -> list[list[int]]:
+    documents = json.loads((context.inputs["data"] / "corpus.json").read_bytes())["calibration"]
+    length = min(WINDOW_TOKENS, engine.context_tokens)
+    tokens: list[int] = []
+    for document in documents:
+        tokens += engine.tokenize(document)
+        if len(tokens) >= length * (COLLECT_WINDOWS + JUDGE_WINDOWS):
+            break
+    whole = len(tokens) - len(tokens) % length
+    return [tokens[i : i + length] for i in range(0, whole, length)][: COLLECT_WINDOWS + JUDGE_WINDOWS]
+
+
+def _engine(path: Path) -> LanguageEngine:
+    entry = FileEntry(path=path.name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
+    variant = Variant(
+        id=path.stem,
+        format="gguf",
+        precision="",
+        files=(entry,),
+        runtime=Runtime(engine="llama.cpp", min_version="0"),
+        memory_bytes=0,
+    )
+    return load_language_engine(variant, path.parent)
