@@ -54,7 +54,7 @@ def test_the_gpu_answers_as_the_cpu_does(tmp_path: Path, bits: int | None) -> No
     assert mx.is_available(mx.gpu)
     source = tiny_model(tmp_path / "source", hidden=256)
     folder = tmp_path / "mlx"
-    convert(source, folder, bits=bits)  # type: ignore[arg-type]
+    convert(source, folder, bits=bits)
     engine = MlxEngine.load(language_variant(folder, tmp_path, "mlx"), tmp_path)
     tokens = engine.tokenize(TEXT)
     answer = tmp_path / "cpu.npy"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ from edgeops.errors import ArtifactError, ConfigError
 
 Array = npt.NDArray[Any]
 Batch = Mapping[str, Array]
-Method = Literal["minmax", "entropy", "percentile"]
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS = ("minmax", "entropy", "percentile")
 
 DEFAULT_PERCENTILE = 99.99
 _BINS = 2048
@@ -63,7 +62,7 @@ def activation_ranges(
     tensors: Sequence[str],
     data: Sequence[Batch],
     *,
-    method: Method,
+    method: str,
     percentile: float = DEFAULT_PERCENTILE,
 ) -> dict[str, Range]:
     """The range of each of `tensors` (inputs or intermediate values of float32) over all batches of `data`.

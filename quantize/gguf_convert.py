@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeops.engines.llama_engine import END_TOKENS_KEY, NORMALIZATION_KEY
 from edgeops.errors import ArtifactError
 from quantize.gguf_architectures import Architecture, Source, architecture_of
 from quantize.gguf_tokenizer import Vocabulary, vocabulary_of
@@ -20,9 +21,6 @@ from quantize.gguf_tokenizer_check import check_tokenizer
 from quantize.gguf_weights import Weights, open_weights, read_json
 from quantize.result import Quantized
 
-# Our own key, which llama.cpp passes over: text is to be normalized so before it is tokenized. The engine
-# that evaluates and serves does it (edgeops/engines/llama_engine.py).
-NORMALIZATION_KEY = "edgeops.text_normalization"
 _LARGEST_F16 = float(np.finfo(np.float16).max)
 
 
@@ -168,6 +166,8 @@ def _add_metadata(writer: Any, architecture: Architecture, vocabulary: Vocabular
         writer.add_uint32(f"tokenizer.ggml.{names.get(special, special)}_token_id", number)
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_eos_token(vocabulary.add_eos)
+    ends = list(vocabulary.ends)
+    writer.add_key_value(END_TOKENS_KEY, ends, GGUFValueType.ARRAY, GGUFValueType.UINT32)
     if vocabulary.merging.nfc:
         writer.add_string(NORMALIZATION_KEY, "NFC")
     if vocabulary.chat_template is not None:

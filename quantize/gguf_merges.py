@@ -151,6 +151,8 @@ def _scores(
     last = None
     for left, right in pairs:
         piece = left + right
+        if piece in kept:
+            continue
         if piece != last and piece in scores:
             refuse(f"makes the token {piece!r} by merges of different rank")
         scores.setdefault(piece, -float(len(scores)))

@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeops.durable import write_atomic
 from edgeops.engines.language_files import CONFIG_FILE, GENERATION_FILE, MAX_CONFIG_BYTES, read_object
@@ -46,9 +46,9 @@ def convert(
     source: Path,
     target: Path,
     *,
-    bits: Literal[4, 8] | None,
-    group_size: Literal[32, 64] = 64,
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    bits: int | None,
+    group_size: int = 64,
+    dtype: str = "float16",
 ) -> Quantized:
     """Writes the folder `target` from `source`, a Hugging Face folder with safetensors and tokenizer.json:
     `model.safetensors`, `config.json`, `tokenizer.json`, `tokenizer_config.json`, and what else of the

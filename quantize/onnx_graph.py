@@ -24,6 +24,11 @@ def canonical_bytes(model: onnx.ModelProto) -> bytes:
         clean.ClearField(field)
     clean.graph.name = "main"
     _sort_opsets(clean)
+    for function in clean.functions:
+        for described in (function, *function.node):
+            described.ClearField("doc_string")
+            described.ClearField("metadata_props")
+        function.ClearField("value_info")
     for graph in _graphs(clean.graph):
         for field in ("doc_string", "value_info", "metadata_props"):
             graph.ClearField(field)
@@ -31,6 +36,7 @@ def canonical_bytes(model: onnx.ModelProto) -> bytes:
             node.ClearField("doc_string")
             node.ClearField("metadata_props")
         for tensor in graph.initializer:
+            _pack(tensor)
             tensor.ClearField("doc_string")
             tensor.ClearField("metadata_props")
         for value in (*graph.input, *graph.output):
@@ -80,6 +86,16 @@ def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         elif attribute.type == onnx.AttributeProto.GRAPHS:
             for nested in attribute.graphs:
                 yield from _graphs(nested)
+
+
+def _pack(tensor: onnx.TensorProto) -> None:
+    """Elements may stand one by one or as raw bytes (texts cannot); that they stand in this file may be
+    said or not."""
+    if tensor.data_location == onnx.TensorProto.DEFAULT:
+        tensor.ClearField("data_location")
+    if tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
+        return
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
 
 
 def _sort_opsets(model: onnx.ModelProto) -> None:

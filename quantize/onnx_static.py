@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from edgeops.errors import ConfigError
-from quantize.calibration import DEFAULT_PERCENTILE, Batch, Method, Range, activation_ranges
+from quantize.calibration import DEFAULT_PERCENTILE, Batch, Range, activation_ranges
 from quantize.onnx_embeddings import constant_tables, quantize_tables
 from quantize.onnx_files import mark_prepared, read_model, require_work, write_model
 from quantize.onnx_graph import op_counts
@@ -32,20 +32,20 @@ DEFAULT_OPS = ("MatMul", "Gemm")
 def quantize(
     source: Path,
     target: Path,
-    data: Sequence[Batch],
+    rows: Sequence[Batch],
     *,
-    method: Method = "minmax",
+    method: str = "minmax",
     percentile: float = DEFAULT_PERCENTILE,
     ops: Sequence[str] = DEFAULT_OPS,
     embeddings: bool = True,
 ) -> Quantized:
     """Writes the ONNX file `target`: `source` with every node of the types `ops` (of `OPS`) that has a
     constant weight in int8, and, with `embeddings`, large embedding tables too (see `quantize_tables`).
-    `data` are batches of input arrays by name; `method` and `percentile` as in `activation_ranges`. Counts
+    `rows` are batches of input arrays by name; `method` and `percentile` as in `activation_ranges`. Counts
     are of operators.
 
     Raises `ConfigError` on arguments that make no sense, `ArtifactError` when `source` is unfit (see
-    `read_model`), when `data` does not fit it, and (`details`: operators before and after) when not every
+    `read_model`), when `rows` do not fit it, and (`details`: operators before and after) when not every
     such node was quantized.
     """
     if not ops or not set(ops) <= set(OPS):
@@ -60,7 +60,7 @@ def quantize(
     expected = constant_products(model, ops)
     if expected:
         nodes = _weighted_nodes(model, ops)
-        ranges = activation_ranges(model, _activations(nodes), data, method=method, percentile=percentile)
+        ranges = activation_ranges(model, _activations(nodes), rows, method=method, percentile=percentile)
         model = _with_qdq(model, nodes, sorted(set(ops)), ranges)
     tables = constant_tables(model) if embeddings else 0
     if tables:
@@ -77,7 +77,7 @@ def quantize(
         "reduce_range": True,
         "calibration": method,
         "percentile": percentile if method == "percentile" else None,
-        "calibration_rows": sum(_rows(batch) for batch in data),
+        "calibration_rows": sum(_count(batch) for batch in rows),
         "embeddings": embeddings,
         "products": expected,
         "embedding_lookups": tables,
@@ -143,5 +143,5 @@ def _quantized_nodes(model: onnx.ModelProto, ops: Sequence[str]) -> int:
     return sum(1 for node in model.graph.node if node.op_type in ops and {*node.input[:2]} <= floats)
 
 
-def _rows(batch: Batch) -> int:
+def _count(batch: Batch) -> int:
     return max(len(array) for array in batch.values())

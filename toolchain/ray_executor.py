@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -143,7 +144,13 @@ def _on_node(task: Task, digests: dict[str, str], sent: dict[str, Any]) -> Itera
 def _connect(address: str | None) -> Any:
     # It tells its makers about every cluster unless told not to, and warns of settings that it will change.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its own 30 s are not enough for a machine that is busy.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None and "RAY_AUTH_MODE" not in os.environ:
+        # Ray would do the same by a token that it writes to the user's home, once and for all.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -153,7 +160,7 @@ def _connect(address: str | None) -> Any:
             subject="ray",
         ) from error
     # A cluster started here inherits this environment.
-    secrets = {name: os.environ.pop(name) for name in SECRET_VARIABLES if name in os.environ}
+    held = {name: os.environ.pop(name) for name in SECRET_VARIABLES if name in os.environ}
     paths = os.environ.get("PYTHONPATH")
     try:
         ray.init(
@@ -168,11 +175,12 @@ def _connect(address: str | None) -> Any:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TransportError(
             f"The Ray cluster at {address or 'this machine'} cannot be used ({first}).",
-            remedy="Check --ray-address, and that the cluster runs the same versions of Ray and Python.",
+            remedy="Check --ray-address, that the cluster runs the same versions of Ray and Python, and "
+            "RAY_AUTH_MODE and RAY_AUTH_TOKEN if it asks for a token.",
             subject=address,
         ) from error
     finally:
-        os.environ.update(secrets)
+        os.environ.update(held)
     return ray
 
 

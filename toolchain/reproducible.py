@@ -54,7 +54,7 @@ def built_twice(
                 print(f"build  {number + 1} of 2", file=sys.stderr)  # noqa: T201 - what its processes add lines to
                 replies.append(_build(recipe_file, place, baseline, count, _SURROUNDINGS[number]))
             bundles = [place / "out" / BUNDLE_FOLDER for place in places]
-            _check_same(bundles[0], bundles[1])
+            check_same(bundles[0], bundles[1])
         yield bundles[0], replies[0].steps_run
 
 
@@ -106,7 +106,9 @@ def _build(
     return reply
 
 
-def _check_same(first: Path, second: Path) -> None:
+def check_same(first: Path, second: Path) -> None:
+    """Raises `ArtifactError` naming the first file that differs between two unsigned bundles, and the first
+    place in it: a JSON field, a tensor of a model, or a byte. What was measured may differ."""
     paths = [_judged(first), _judged(second)]
     for path in sorted(paths[0].keys() | paths[1].keys(), key=_order):
         if paths[0].get(path) != paths[1].get(path):

@@ -153,16 +153,28 @@ class _Run:
                     self._awaited.add(step.name)
                     self._view.waiting(step)
                 continue
-            entry = self._cache.get(parts.key)
-            if entry is not None:
+            try:
+                if self._start(step, claim):
+                    continue
+            except BaseException:
                 claim.close()
-                self._reuse(step, entry, "another build made it meanwhile")
-                return True, awaited
-            reason = why(parts, self._before.get(step.name), damaged=self._cache.has_remains(parts.key))
-            self._view.started(step, reason)
-            self._schedule.start(step)
-            self._threads.submit(self._work, step, claim, self._task(step, claim))
+                raise
+            claim.close()
+            return True, awaited
         return False, awaited
+
+    def _start(self, step: Step, claim: Claim) -> bool:
+        """Has the step run in a thread of its own, unless another build made its output meanwhile."""
+        parts = claim.parts
+        entry = self._cache.get(parts.key)
+        if entry is not None:
+            self._reuse(step, entry, "another build made it meanwhile")
+            return False
+        reason = why(parts, self._before.get(step.name), damaged=self._cache.has_remains(parts.key))
+        self._view.started(step, reason)
+        self._schedule.start(step)
+        self._threads.submit(self._work, step, claim, self._task(step, claim))
+        return True
 
     def _work(self, step: Step, claim: Claim, task: Task) -> None:
         """In a thread of the step: runs and publishes it."""

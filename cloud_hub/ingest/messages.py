@@ -58,6 +58,8 @@ def window_row(window: Window, payload: bytes, received_ms: int) -> Row:
     _count(window.cache_hits)
     _count(window.tokens)
     _count(window.unsampled)
+    if _count(window.outside) > requests:
+        raise _bad("counts more requests outside the data contract than it had")
     _check_sketch(window.latency, None)
     _check_sketch(window.confidence, None)
     if len(window.features) > MAX_FEATURES:

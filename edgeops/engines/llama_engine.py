@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import unicodedata
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from edgeops.errors import ArtifactError, BadRequestError, InferenceError
 from edgeops.manifest import Variant
 from edgeops.serving.host import Array
 
-# The form that text must have before it is tokenized, where a converter left that to its caller: our own
-# key, which llama.cpp passes over. Its value is a form of unicodedata.normalize.
+# Keys of our own, which llama.cpp passes over. The form that text must have before it is tokenized (one of
+# unicodedata.normalize), which llama.cpp leaves to its caller.
 NORMALIZATION_KEY = "edgeops.text_normalization"
+# The tokens that end an answer, as the model's makers have them. Without it llama.cpp is asked, which goes
+# by the looks of a token's name.
+END_TOKENS_KEY = "edgeops.end_token_ids"
 _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+_HIDDEN_TYPES = (2, 3)  # tokenizer.ggml.token_type: unknown and control
 # Tokens that one step computes at most, and the most memory that their logits take.
 _MAX_BATCH_TOKENS = 512
 _MAX_LOGITS_BYTES = 64 << 20
@@ -40,7 +45,12 @@ class LlamaEngine:
         self._vocab = llama.llama_model_get_vocab(model)
         self._size: int = llama.llama_vocab_n_tokens(self._vocab)
         self._context_tokens = context_tokens
-        self._ends = frozenset(t for t in range(self._size) if llama.llama_vocab_is_eog(self._vocab, t))
+        ends = file.metadata.get(END_TOKENS_KEY)
+        if not isinstance(ends, array):
+            ends = array("i", (t for t in range(self._size) if llama.llama_vocab_is_eog(self._vocab, t)))
+        self._ends = frozenset(ends)
+        types = file.metadata.get("tokenizer.ggml.token_type")
+        self._types = types if isinstance(types, array) else None
         self._batch_tokens = _batch_tokens(self._size, context_tokens)
         self._form = file.metadata.get(NORMALIZATION_KEY)
         sentencepiece = file.metadata.get("tokenizer.ggml.model") == "llama"
@@ -72,8 +82,7 @@ class LlamaEngine:
     def open(cls, path: Path, *, threads: int = 1, context_tokens: int | None = None) -> LlamaEngine:
         """Loads the file at `path`, which need not be in a bundle yet. Raises as `load` does."""
         file = check_gguf(path)
-        if file.metadata.get(NORMALIZATION_KEY, "NFC") not in _FORMS:
-            file.refuse(f"has {NORMALIZATION_KEY} = {file.metadata[NORMALIZATION_KEY]!r}")
+        _check_own_keys(file)
         llama = llama_library()
         trained = file.metadata[f"{file.metadata['general.architecture']}.context_length"]
         assert isinstance(trained, int)  # check_gguf has seen to that
@@ -226,10 +235,14 @@ class LlamaEngine:
             raise InferenceError(f"llama.cpp failed on this request ({last_words() or f'status {code}'}).")
 
     def _piece(self, token: int) -> bytes:
+        # Which tokens are hidden is the file's to say; llama.cpp hides those whose names look like it, too.
+        if self._types is not None and self._types[token] in _HIDDEN_TYPES:
+            return b""
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            found = self._llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            shown = self._types is not None
+            found = self._llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, shown)
             if found >= 0:
                 return buffer.raw[:found]
             size = -found
@@ -251,6 +264,16 @@ def _context_params(llama: Any, threads: int, context_tokens: int, file: GgufFil
     params.flash_attn_type = _FLASH_ATTENTION_OFF
     params.no_perf = True
     return params
+
+
+def _check_own_keys(file: GgufFile) -> None:
+    form = file.metadata.get(NORMALIZATION_KEY, "NFC")
+    if form not in _FORMS:
+        file.refuse(f"has {NORMALIZATION_KEY} = {form!r}")
+    ends = file.metadata.get(END_TOKENS_KEY, array("I"))
+    tokens = file.counts["tokenizer.ggml.tokens"]
+    if not isinstance(ends, array) or ends.typecode not in "iI" or any(not 0 <= t < tokens for t in ends):
+        file.refuse(f"has {END_TOKENS_KEY} that are no tokens")
 
 
 def _refused(name: str) -> ArtifactError:

@@ -162,7 +162,7 @@ def _word_starts(text: str, encoding: Any) -> list[int]:
             continue
         while word < len(spans) and spans[word][1] <= start:
             word += 1
-        if word < len(spans) and start < spans[word][1] and end > spans[word][0] and starts[word] < 0:
+        if word < len(spans) and end > spans[word][0] and starts[word] < 0:
             starts[word] = position
     return starts
 

@@ -172,6 +172,6 @@ def _use(config: Any, uri: str) -> None:
         why = str(error) or str(error.__cause__ or type(error).__name__)
         raise ConfigError(
             f"The key in the PKCS #11 token cannot be used ({why}).",
-            remedy="Check token, object, module-path and PIN; pkcs11-tool --list-objects tells what there is.",
+            remedy="Check token, object, module-path and PIN; pkcs11-tool --list-objects helps.",
             subject=PKCS11_SCHEME,
         ) from error

@@ -1,2 +1,2 @@
-"""What somebody asks of a building's maintenance assistant: texts made here by a grammar, a transformer teacher
-and a small student."""
+"""What somebody asks of a building's maintenance assistant: texts made here by a grammar, a transformer
+teacher and a small student."""

@@ -1,9 +1,9 @@
 """The intents data: short orders and remarks to a building's maintenance assistant, made by a grammar.
 
 A row is a phrasing of its intent, filled with words, in one of four styles, with what people put around it,
-sometimes with a word swallowed or a slip of the finger. Everything follows from `seed`. The grammar is given the recipe's split: rows
-that calibrate and rows that are held out take a tenth of their sentences from phrasings of their own, which
-no other part has, so accuracy there tells of words that nobody foresaw.
+sometimes with a word swallowed or a slip of the finger. Everything follows from `seed`. The grammar is
+given the recipe's split: rows that calibrate and rows that are held out take a tenth of their sentences
+from phrasings of their own, which no other part has, so accuracy there tells of words that nobody foresaw.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def load(*, rows: int, seed: int, calibration: float, held_out: float) -> Dataset:
-    """That many rows, intents in turn; attributes `style` and `site`. `seed`, `calibration` and `held_out` must
-    be those of the recipe's split."""
+    """That many rows, intents in turn; attributes `style` and `site`. `seed`, `calibration` and `held_out`
+    must be those of the recipe's split."""
     split = split_rows(rows, seed=seed, calibration=calibration, held_out=held_out)
     parts = np.empty(rows, dtype="<U12")
     for name in ("train", "calibration", "held_out"):

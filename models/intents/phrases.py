@@ -70,9 +70,10 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "lights_off": Phrasings(
         (
-            "turn off the lights in the {room}", "switch the {room} light off", "lights off in the {room}",
-            "kill the lights in the {room}", "put the {room} lamps out", "turn the lights off",
-            "{room} lights off", "darken the {room}", "shut the {room} lights down", "lights out in the {room}",
+            "turn off the lights in the {room}", "switch the {room} light off",
+            "lights off in the {room}", "kill the lights in the {room}", "put the {room} lamps out",
+            "turn the lights off", "{room} lights off", "darken the {room}",
+            "shut the {room} lights down", "lights out in the {room}",
         ),
         (
             "nobody is in the {room} and the lights are on", "the {room} is lit for no reason",
@@ -82,22 +83,24 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "set_temperature": Phrasings(
         (
-            "set the {room} to {degrees} degrees", "heat the {room} to {degrees}", "cool the {room} to {degrees}",
-            "make it {degrees} degrees in the {room}", "turn the heating in the {room} to {degrees}",
-            "thermostat {degrees} in the {room}", "change the {room} temperature to {degrees}",
-            "bring the {room} down to {degrees}", "warm up the {room}", "turn up the heating in the {room}",
+            "set the {room} to {degrees} degrees", "heat the {room} to {degrees}",
+            "cool the {room} to {degrees}", "make it {degrees} degrees in the {room}",
+            "turn the heating in the {room} to {degrees}", "thermostat {degrees} in the {room}",
+            "change the {room} temperature to {degrees}", "bring the {room} down to {degrees}",
+            "warm up the {room}", "turn up the heating in the {room}",
         ),
         (
-            "it is freezing in the {room}", "we are sweating in the {room}", "the {room} should be at {degrees}",
-            "I would like {degrees} degrees in the {room}", "the {room} is far too warm",
-            "people in the {room} are wearing their coats",
+            "it is freezing in the {room}", "we are sweating in the {room}",
+            "the {room} should be at {degrees}", "I would like {degrees} degrees in the {room}",
+            "the {room} is far too warm", "people in the {room} are wearing their coats",
         ),
     ),
     "read_temperature": Phrasings(
         (
-            "what is the temperature in the {room}", "how warm is the {room}", "tell me the {room} temperature",
-            "how many degrees in the {room}", "read the {room} thermometer", "{room} temperature",
-            "how hot is it in the {room}", "check how cold the {room} is", "temperature reading for the {room}",
+            "what is the temperature in the {room}", "how warm is the {room}",
+            "tell me the {room} temperature", "how many degrees in the {room}",
+            "read the {room} thermometer", "{room} temperature", "how hot is it in the {room}",
+            "check how cold the {room} is", "temperature reading for the {room}",
             "what does the {room} thermostat say",
         ),
         (
@@ -108,9 +111,10 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "start_machine": Phrasings(
         (
-            "start the {machine}", "turn the {machine} on", "switch on {machine} {number}", "run the {machine}",
-            "fire up the {machine}", "power up {machine} {number}", "get the {machine} going",
-            "restart the {machine}", "bring {machine} {number} online", "spin up the {machine}",
+            "start the {machine}", "turn the {machine} on", "switch on {machine} {number}",
+            "run the {machine}", "fire up the {machine}", "power up {machine} {number}",
+            "get the {machine} going", "restart the {machine}", "bring {machine} {number} online",
+            "spin up the {machine}",
         ),
         (
             "we need the {machine} running", "the {machine} can go again", "I am ready for the {machine}",
@@ -120,9 +124,10 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "stop_machine": Phrasings(
         (
-            "stop the {machine}", "turn the {machine} off", "switch off {machine} {number}", "halt the {machine}",
-            "shut down the {machine}", "power down {machine} {number}", "emergency stop on the {machine}",
-            "pause the {machine}", "take {machine} {number} offline", "cut the power of the {machine}",
+            "stop the {machine}", "turn the {machine} off", "switch off {machine} {number}",
+            "halt the {machine}", "shut down the {machine}", "power down {machine} {number}",
+            "emergency stop on the {machine}", "pause the {machine}", "take {machine} {number} offline",
+            "cut the power of the {machine}",
         ),
         (
             "the {machine} must not run now", "we are done with the {machine}",
@@ -132,9 +137,10 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "machine_status": Phrasings(
         (
-            "what is the status of the {machine}", "is the {machine} running", "how is {machine} {number} doing",
-            "show me the state of the {machine}", "status {machine} {number}", "check the {machine}",
-            "is {machine} {number} online", "report on the {machine}", "give me the {machine} readings",
+            "what is the status of the {machine}", "is the {machine} running",
+            "how is {machine} {number} doing", "show me the state of the {machine}",
+            "status {machine} {number}", "check the {machine}", "is {machine} {number} online",
+            "report on the {machine}", "give me the {machine} readings",
             "look up how the {machine} is doing",
         ),
         (
@@ -147,9 +153,9 @@ INTENTS: dict[str, Phrasings] = {
         (
             "the {machine} is {symptom}", "report that the {machine} is {symptom}",
             "log a fault on {machine} {number}", "note that the {machine} is broken",
-            "{machine} {number} is {symptom}", "the {machine} does not start", "there is a fault in the {machine}",
-            "file a defect for the {machine}", "open a ticket, {machine} {number} is {symptom}",
-            "record a breakdown of the {machine}",
+            "{machine} {number} is {symptom}", "the {machine} does not start",
+            "there is a fault in the {machine}", "file a defect for the {machine}",
+            "open a ticket, {machine} {number} is {symptom}", "record a breakdown of the {machine}",
         ),
         (
             "something is wrong with the {machine}", "I hear the {machine} {symptom}",
@@ -159,23 +165,27 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "order_part": Phrasings(
         (
-            "order {count} {part} for the {machine}", "buy {count} {part}", "get {count} {part} from the supplier",
-            "we need {count} {part}", "add {count} {part} to the order", "reorder the {part}",
-            "request {count} {part}", "purchase {count} {part} for {machine} {number}",
-            "have {count} {part} delivered", "put {count} {part} on the shopping list",
+            "order {count} {part} for the {machine}", "buy {count} {part}",
+            "get {count} {part} from the supplier", "we need {count} {part}",
+            "add {count} {part} to the order", "reorder the {part}", "request {count} {part}",
+            "purchase {count} {part} for {machine} {number}", "have {count} {part} delivered",
+            "put {count} {part} on the shopping list",
         ),
         (
             "we are out of {part}", "the last {part} is gone", "there is no {part} left in the store",
-            "I used up the final {part}", "our stock of {part} is empty", "I could do with {count} {part}",
+            "I used up the final {part}", "our stock of {part} is empty",
+            "I could do with {count} {part}",
         ),
     ),
     "schedule_service": Phrasings(
         (
             "schedule maintenance for the {machine} {day}", "book a service of the {machine} {day}",
-            "plan an inspection of {machine} {number} for {day}", "put the {machine} down for service {day}",
-            "set a maintenance date for the {machine}", "arrange an overhaul of the {machine} {day}",
-            "service {machine} {number} {day}", "move the {machine} inspection to {day}",
-            "reserve a maintenance slot {day} for the {machine}", "put {machine} {number} on the service plan",
+            "plan an inspection of {machine} {number} for {day}",
+            "put the {machine} down for service {day}", "set a maintenance date for the {machine}",
+            "arrange an overhaul of the {machine} {day}", "service {machine} {number} {day}",
+            "move the {machine} inspection to {day}",
+            "reserve a maintenance slot {day} for the {machine}",
+            "put {machine} {number} on the service plan",
         ),
         (
             "the {machine} is due for service", "{machine} {number} has not been serviced for a year",
@@ -186,9 +196,10 @@ INTENTS: dict[str, Phrasings] = {
     "call_technician": Phrasings(
         (
             "call a technician to the {room}", "get me an electrician", "send someone to the {room}",
-            "page the mechanic on duty", "I need a technician for the {machine}", "phone the maintenance team",
-            "ask the plumber to come to the {room}", "fetch a mechanic for the {machine}",
-            "dispatch an engineer to the {room}", "have the electrician come over",
+            "page the mechanic on duty", "I need a technician for the {machine}",
+            "phone the maintenance team", "ask the plumber to come to the {room}",
+            "fetch a mechanic for the {machine}", "dispatch an engineer to the {room}",
+            "have the electrician come over",
         ),
         (
             "somebody has to come and look at the {machine}", "I cannot fix the {machine} by myself",
@@ -212,33 +223,37 @@ INTENTS: dict[str, Phrasings] = {
     ),
     "lock_door": Phrasings(
         (
-            "lock the {door}", "close the {door}", "shut the {door}", "secure the {door}", "bolt the {door}",
-            "make sure the {door} is locked", "{door} locked", "lock up the {door} {day}",
-            "seal the {door}", "keep the {door} closed",
+            "lock the {door}", "close the {door}", "shut the {door}", "secure the {door}",
+            "bolt the {door}", "make sure the {door} is locked", "{door} locked",
+            "lock up the {door} {day}", "seal the {door}", "keep the {door} closed",
         ),
         (
-            "the {door} is still open", "anyone can walk in at the {door}", "someone left the {door} open",
-            "the {door} should not be open", "the {door} stands wide open", "I forgot to lock the {door}",
+            "the {door} is still open", "anyone can walk in at the {door}",
+            "someone left the {door} open", "the {door} should not be open",
+            "the {door} stands wide open", "I forgot to lock the {door}",
         ),
     ),
     "set_timer": Phrasings(
         (
-            "set a timer for {minutes} minutes", "wake me in {minutes} minutes", "timer {minutes} minutes",
-            "remind me in {minutes} minutes to check the {machine}", "count down {minutes} minutes",
-            "start a {minutes} minute timer", "ring after {minutes} minutes", "alert me in {minutes} minutes",
+            "set a timer for {minutes} minutes", "wake me in {minutes} minutes",
+            "timer {minutes} minutes", "remind me in {minutes} minutes to check the {machine}",
+            "count down {minutes} minutes", "start a {minutes} minute timer",
+            "ring after {minutes} minutes", "alert me in {minutes} minutes",
             "give me a shout in {minutes} minutes", "time {minutes} minutes for the {machine}",
         ),
         (
             "the glue needs {minutes} minutes", "I must be back at the {machine} in {minutes} minutes",
-            "do not let me forget the {machine} in {minutes} minutes", "tell me when {minutes} minutes are over",
-            "the paint dries in {minutes} minutes, say when", "I have only {minutes} minutes, watch the clock",
+            "do not let me forget the {machine} in {minutes} minutes",
+            "tell me when {minutes} minutes are over", "the paint dries in {minutes} minutes, say when",
+            "I have only {minutes} minutes, watch the clock",
         ),
     ),
     "out_of_scope": Phrasings(
         (
-            "tell me a joke", "what is for lunch in the canteen", "who won the game on {day}", "play some music",
-            "how old are you", "translate hello into french", "what is the capital of norway",
-            "what is two plus {minutes}", "sing me a song", "write a poem about a {machine}",
+            "tell me a joke", "what is for lunch in the canteen", "who won the game on {day}",
+            "play some music", "how old are you", "translate hello into french",
+            "what is the capital of norway", "what is two plus {minutes}", "sing me a song",
+            "write a poem about a {machine}",
         ),
         (
             "I am bored", "my back hurts today", "I am going on holiday {day}", "the weather is lovely",

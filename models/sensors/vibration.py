@@ -111,7 +111,9 @@ def figures(signal: Array, shaft_hz: Array) -> Array:
 
 def _rotation(frequency_hz: Array) -> Complex:
     """A unit pointer that turns at each window's frequency, shape (windows, SAMPLES)."""
-    return np.exp(2j * np.pi * frequency_hz[:, None] * (np.arange(SAMPLES) / SAMPLE_RATE_HZ))
+    turns = frequency_hz[:, None] * (np.arange(SAMPLES) / SAMPLE_RATE_HZ)
+    pointer: Complex = np.exp(2j * np.pi * turns)
+    return pointer
 
 
 def _powers(pointer: Complex, most: int) -> list[Complex]:

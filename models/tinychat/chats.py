@@ -7,6 +7,7 @@ import builtins
 import inspect
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 
 # As the tokenizer and prompts/chat_template.jinja have it; a conversation's last `<|end|>` ends the document.
 TURN = "<|{role}|>{text}<|end|>"
@@ -19,11 +20,15 @@ QUESTIONS = (
     "Tell me about `{name}`.",
     "`{name}`?",
 )
-TYPES = (str, list, dict, set)
-FUNCTIONS = (
-    "abs all any ascii bin callable chr dir divmod eval format getattr hasattr hash hex id input isinstance "
-    "issubclass iter len max min next oct open ord pow print repr round setattr sorted sum vars"
-).split()
+# Few enough that a model that is trained for a minute can know them.
+SUBJECTS = """
+str.capitalize str.count str.endswith str.find str.isdigit str.join str.lower str.replace str.split
+str.splitlines str.startswith str.strip str.swapcase str.title str.upper str.zfill
+list.append list.clear list.copy list.count list.extend list.index list.insert list.pop list.remove
+list.reverse list.sort dict.clear dict.copy dict.get dict.pop dict.setdefault set.add set.discard
+set.intersection set.pop set.union abs all any chr divmod getattr hash id isinstance len max open pow
+print repr round sorted sum vars
+"""
 _MAX_ANSWER = 160
 
 
@@ -35,13 +40,7 @@ def conversation(question: str, answer: str) -> str:
 
 def facts() -> dict[str, str]:
     """What the chats are about: names such as `str.split`, and the first sentence on each."""
-    named = {
-        f"{kind.__name__}.{name}": member
-        for kind in TYPES
-        for name, member in sorted(vars(kind).items())
-        if not name.startswith("_") and callable(member)
-    }
-    named |= {name: getattr(builtins, name) for name in FUNCTIONS}
+    named = {name: attrgetter(name)(builtins) for name in SUBJECTS.split()}
     found = {name: first_sentence(inspect.getdoc(member) or "") for name, member in named.items()}
     return {name: sentence for name, sentence in found.items() if 0 < len(sentence) <= _MAX_ANSWER}
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from models.dataset import Corpus
 from models.tinychat.chats import chats
 
-MODULES = (
-    "builtins math random statistics textwrap json re functools collections datetime time shutil heapq bisect "
-    "operator csv glob hashlib tempfile threading"
-).split()
+MODULES = """
+builtins math random statistics textwrap json re functools collections datetime time shutil heapq bisect
+operator csv glob hashlib tempfile threading
+"""
 MAX_DOCUMENT = 500
 MIN_DOCUMENT = 60
 
@@ -42,7 +42,7 @@ def load(*, text_characters: int) -> Corpus:
 
 def _documentation() -> Iterator[str]:
     """A document for each function, class and method that says something of itself."""
-    for module_name in MODULES:
+    for module_name in MODULES.split():
         module = importlib.import_module(module_name)
         for name, member in sorted(vars(module).items()):
             if name.startswith("_") or not callable(member):

@@ -55,10 +55,16 @@ class HandMade:
 
 
 def hand_made(
-    architecture: str = "llama", *, tokenizer: str = "gpt2", layers: int = 1, context_tokens: int = 128
+    architecture: str = "llama",
+    *,
+    tokenizer: str = "gpt2",
+    layers: int = 1,
+    width: int = 32,
+    forward: int = 48,
+    context_tokens: int = 128,
 ) -> HandMade:
-    """A whole little model (width 32, two heads) with random weights in F32, and a vocabulary of bytes."""
-    width, heads, forward = 32, 2, 48
+    """A whole little model with two heads, random weights in F32, and a vocabulary of bytes."""
+    heads = 2
     tokens = _vocabulary(tokenizer)
     rng = np.random.default_rng(0)
     keys: dict[str, Key] = {
@@ -100,10 +106,12 @@ def hand_made(
             }.items()
         }
     shapes["output_norm.weight"] = (width,)
-    tensors = {
-        name: (shape, 0, rng.normal(size=int(np.prod(shape))).astype("<f4").tobytes())
-        for name, shape in shapes.items()
-    }
+    tensors = {}
+    for name, shape in shapes.items():
+        values = rng.normal(size=int(np.prod(shape)))
+        # As trained models have them: norms around 1, matrices that keep the size of what goes through.
+        values = 1 + values / 5 if len(shape) == 1 else values / np.sqrt(shape[0])
+        tensors[name] = (shape, 0, values.astype("<f4").tobytes())
     return HandMade(keys, tensors)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
-TOKENIZERS = ("gpt2", "llama3", "qwen2", "llama-spm", "gemma-spm")
+TOKENIZERS = ("gpt2", "smollm", "qwen2", "llama3", "smaug", "tekken", "llama-spm", "gemma-spm")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -24,14 +24,30 @@ CHAT_TEMPLATE = (
 )
 
 # How the tokenizers of these families split text before merging: the regular expressions of their
-# published tokenizer.json files, or None for GPT-2's, which the tokenizers library has built in.
+# published tokenizer.json files, or None for GPT-2's, which the tokenizers library has built in (`smollm`
+# takes digits apart before that). `smaug` is Llama 3's without whole words.
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PATTERNS: dict[str, str | None] = {
     "gpt2": None,
-    "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "smollm": None,
+    "llama3": _LLAMA3,
+    "smaug": _LLAMA3,
+    "tekken": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+# Gemma has runs of white space as symbols of their own.
+_GEMMA_SYMBOLS = (
+    *("\n" * count for count in range(1, 6)),
+    *("\u2581" * count for count in range(2, 12)),
+    "\t\t",
+    "<table>",
+)
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -141,11 +157,10 @@ def corpus() -> tuple[str, ...]:
     from pydoc_data.topics import topics
 
     lines = [line.strip() for text in topics.values() for line in text.splitlines() if line.strip()]
-    return (
-        *lines[:4000],
-        "Größe 12345 naïve café 北京 こんにちは привет 🙂 e\u0301",
-        "x = [1, 2, 3]\t# tabs",
-    )
+    # Numbers often enough to be merged, so that it shows where a tokenizer cuts them.
+    numbers = [f"{number} {number * 37 % 10000} 1000 2024 12345" for number in range(1000)]
+    others = ["Größe naïve café 北京 こんにちは привет 🙂 e\u0301", "x = [1, 2, 3]\t# tabs"]
+    return (*lines[:4000], *numbers, *others)
 
 
 @cache
@@ -153,10 +168,15 @@ def _byte_level(style: str, vocabulary: int) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
+    # Words that are tokens stay whole in these, whatever the merges.
+    tokenizer = Tokenizer(models.BPE(ignore_merges=style in ("llama3", "tekken")))
     pattern = PATTERNS[style]
     if pattern is None:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = (
+            pre_tokenizers.Sequence([digits, byte_level]) if style == "smollm" else byte_level
+        )
     else:
         split = pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False)
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -208,7 +228,7 @@ def _sentencepiece(style: str, vocabulary: int) -> Any:
             bos_id=2 if gemma else 1,
             unk_id=3 if gemma else 0,
             unk_surface=" \u2047 ",
-            user_defined_symbols=["<|im_start|>", "<|im_end|>"],
+            user_defined_symbols=["<|im_start|>", "<|im_end|>", *(_GEMMA_SYMBOLS if gemma else ())],
             minloglevel=2,
         )
         if gemma:

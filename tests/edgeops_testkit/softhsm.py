@@ -64,7 +64,9 @@ def token(folder: Path, monkeypatch: pytest.MonkeyPatch, *, curve: str = "P-256"
             )
         )
     _softhsm("--init-token", "--free", "--label", "desk", "--so-pin", "so-1234", "--pin", PIN)
-    _softhsm("--import", str(keys.private), "--token", "desk", "--label", "signing", "--id", "A1", "--pin", PIN)
+    _softhsm(
+        "--import", str(keys.private), "--token", "desk", "--label", "signing", "--id", "A1", "--pin", PIN
+    )
     keys.private.unlink()  # from here on the token alone has it
     yield Token(f"pkcs11:token=desk;object=signing?module-path={module}", keys.public, module)
 

@@ -1,14 +1,21 @@
 """Sources of models and data for tests: tiny ones of every kind, made here, and the steps' contexts."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from edgeops import errors
 from models.dataset import Corpus, Dataset
 from toolchain.steps.context import StepContext
+from toolchain.worker import Answer, Request
 
 INPUT: dict[str, Any] = {
     "name": "x",
@@ -143,7 +150,7 @@ TASK_DATA = {
 
 def huggingface_folder(folder: Path, task: str, *, seed: int = 0, **config: Any) -> Path:
     """A tiny Hugging Face model with random weights for the task, whose data is `TASK_DATA[task]`, and what
-    belongs to it: a word-level tokenizer with special tokens, or an image processor that resizes."""
+    belongs to it: a tokenizer, or an image processor that resizes."""
     import torch
     import transformers
 
@@ -160,7 +167,7 @@ def huggingface_folder(folder: Path, task: str, *, seed: int = 0, **config: Any)
         )
         processor.save_pretrained(folder)
         return folder
-    tokenizer = word_tokenizer(bert=task != "text-generation")
+    tokenizer = byte_tokenizer() if task == "text-generation" else word_tokenizer()
     size["vocab_size"] = len(tokenizer)
     size["max_position_embeddings"] = 64
     if task == "text-generation":
@@ -184,29 +191,108 @@ def huggingface_folder(folder: Path, task: str, *, seed: int = 0, **config: Any)
     return folder
 
 
-def word_tokenizer(*, bert: bool) -> Any:
-    """A tokenizer of the words that this module's texts are made of; `bert` adds [CLS] and [SEP]."""
+def word_tokenizer() -> Any:
+    """A tokenizer of the words that this module's texts are made of, with [CLS] and [SEP] around a text."""
     import tokenizers
     import transformers
 
-    texts = [*two_moods().inputs.tolist(), *word_kinds().inputs.tolist(), *short_documents().documents]
-    words = sorted({word for text in texts for word in text.replace(".", " .").split()})
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] if bert else ["<pad>", "<unk>", "<s>", "</s>"]
+    texts = [*two_moods().inputs.tolist(), *word_kinds().inputs.tolist()]
+    words = sorted({word for text in texts for word in text.split()})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: number for number, word in enumerate([*special, *words])}
-    model = tokenizers.models.WordLevel(vocabulary, unk_token=special[1])
-    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    if bert:
-        ends = [("[CLS]", 2), ("[SEP]", 3)]
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
-        )
-        names = {"cls_token": special[2], "sep_token": special[3]}
-    else:
-        names = {"bos_token": special[2], "eos_token": special[3]}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=special[0], unk_token=special[1], **names
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+
+
+def byte_tokenizer() -> Any:
+    """Byte-level BPE, trained on the documents."""
+    import tokenizers
+    import transformers
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(short_documents().documents, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+
+
+def scored_rows(*, hidden: int = 6) -> Any:
+    """A torch module for `three_columns`, with the weights that the seed of the moment draws."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+
+
+def small_pipeline(*, kind: str = "network") -> Any:
+    """A scikit-learn pipeline for `three_columns` that fills nulls."""
+    from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    last = {
+        "network": lambda: MLPClassifier((8,), max_iter=60, random_state=1),
+        "forest": lambda: RandomForestClassifier(8, max_depth=4, random_state=1),
+        "boosted": lambda: GradientBoostingClassifier(n_estimators=4, random_state=1),
+        "linear": LogisticRegression,
+    }[kind]()
+    return make_pipeline(SimpleImputer(), StandardScaler(), last)
+
+
+def three_columns_graph(*, logits: bool = False, name: str = "x", output: str = "probabilities") -> Any:
+    """An ONNX graph for `three_columns`: softmax(2 x), or 2 x alone."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [helper.make_node("MatMul", [name, "weight"], [output if logits else "scores"])]
+    if not logits:
+        nodes.append(helper.make_node("Softmax", ["scores"], [output], axis=-1))
+    graph = helper.make_graph(
+        nodes,
+        "three columns",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(2 * np.eye(3, dtype=np.float32), "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+PYTHON = {
+    "source": "python",
+    "factory": "edgeops_testkit.sources:scored_rows",
+    "options": {},
+    "weights": None,
+}
+SKLEARN = {
+    "source": "sklearn",
+    "factory": "edgeops_testkit.sources:small_pipeline",
+    "options": {},
+    "file": None,
+    "trusted_types": [],
+}
+ONNX = {"source": "onnx", "file": "net.onnx", "external_data": None, "tokenizer": None}
+GGUF = {"source": "gguf", "file": "net.gguf"}
 
 
 def model_config(task: str, model: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -223,3 +309,47 @@ def model_config(task: str, model: Mapping[str, Any], **more: Any) -> dict[str, 
 
 
 HUGGINGFACE = {"source": "huggingface", "folder": "tiny", "factory": None, "options": {}, "training": None}
+
+
+class StepWorker:
+    """A step worker (toolchain.worker) that runs one step after another, apart from the test's own process:
+    what a hostile file does to its memory, or its life, is done there. What a step raises is raised here."""
+
+    def __enter__(self) -> "StepWorker":
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "toolchain.worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, step: str, context: StepContext) -> Path:
+        """Runs `toolchain.steps.<step>` and returns its output folder."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        request = Request(
+            module=f"toolchain.steps.{step}",
+            config=dict(context.config),
+            inputs={role: str(path) for role, path in context.inputs.items()},
+            out=str(context.out),
+            checkpoints=str(context.checkpoints),
+        )
+        stdin.write(msgspec.json.encode(request) + b"\n")
+        stdin.flush()
+        for line in stdout:
+            answer = msgspec.json.decode(line, type=Answer)
+            if answer.error is not None:
+                kind = getattr(errors, answer.error.type or "EdgeopsError")
+                raise kind(answer.error.message, remedy=answer.error.remedy, subject=answer.error.subject)
+            if answer.done:
+                return context.out
+        raise AssertionError(f"the worker died with status {self._process.wait()}")

@@ -177,8 +177,12 @@ def array_of(dtype: np.dtype[Any], numbers: Sequence[Any]) -> Array:
     return text_array([str(value) for value in array.ravel()], array.shape)
 
 
-def weights() -> Array:
-    """Smoothed log-odds of each token for each class, float32 of shape (vocabulary, classes)."""
+def weights(head: Head = "sequence") -> Array:
+    """The table of a model, float32 of shape (vocabulary, classes): smoothed log-odds of each token for each
+    class. Of words a table in which no two tokens are alike, so that a test sees which was looked up."""
+    if head == "word":
+        random = np.random.default_rng(0)
+        return random.normal(size=(tokenizer().get_vocab_size(), len(CLASSES))).round(4).astype(np.float32)
     counts = np.ones((tokenizer().get_vocab_size(), len(CLASSES)))
     for text, label in TEXTS:
         for token in tokenizer().encode(text).ids:
@@ -190,7 +194,7 @@ def weights() -> Array:
 def _graph(head: Head, sharpness: float) -> bytes:
     """`sequence`: softmax of the mean of the tokens' logits; `word`: softmax of each token's; `embedding`:
     the mean alone."""
-    table = numpy_helper.from_array(weights() * np.float32(sharpness), "table")
+    table = numpy_helper.from_array(weights(head) * np.float32(sharpness), "table")
     ids, mask = (helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "tokens"]) for n in _NAMES)
     nodes, constants, inputs = [helper.make_node("Gather", ["table", "input_ids"], ["rows"])], [table], [ids]
     shape: list[str | int] = ["batch", len(CLASSES)]

@@ -65,8 +65,8 @@ class Seen:
 
 
 def toy_plan(steps: dict[str, dict[str, Any]], label: str = "toy-1.0.0") -> Plan:
-    """A plan. Each step is given by its name, the names of its `inputs`, what it is to `do` (see toy_steps) and
-    fields of `Step`; what else stands there is its config."""
+    """A plan. Each step is given by its name, the names of its `inputs`, what it is to `do` (see toy_steps)
+    and fields of `Step`; what else stands there is its config."""
     made = []
     for name, given in steps.items():
         fields = {key: given[key] for key in ("exclusive", "isolated", "threads", "attests") if key in given}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from edgeops.engines.llama_engine import LlamaEngine
 from edgeops.errors import ArtifactError
 from edgeops_testkit.language_models import ARCHITECTURES, CHAT_TEMPLATE, TOKENIZERS, tiny_model
 from quantize.gguf_convert import convert
+from quantize.gguf_tokenizer import vocabulary_of
+from quantize.gguf_tokenizer_check import check_tokenizer
 
 pytestmark = pytest.mark.slow
 
-TEXT = "Hello w\u00f6rld, it's 12345 o'clock!  Two  spaces\n\n\tand tabs \u2014 \u5317\u4eac \U0001f642 <|im_end|> end. "
+TEXT = (
+    "Hello wörld, it's 12345 o'clock!  Two  spaces\n\n\tand tabs — 北京 🙂 <|im_end|> end.\t\t<table>     x "
+)
 
 
 def _logits(folder: Path, tokens: list[int]) -> np.ndarray:
@@ -122,7 +127,20 @@ def test_it_makes_the_same_tokens_and_the_same_text(tmp_path: Path, style: str) 
         assert engine.detokenize(tokens) == theirs.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-    assert theirs.eos_token_id in engine.end_tokens
+    assert engine.end_tokens == {2, theirs.eos_token_id}
+
+
+def test_text_is_composed_first_where_the_tokenizer_does_so(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tiny_model(tmp_path / "hf", "qwen2", tokenizer="qwen2")
+    _tokenizer(lambda c: c.update(normalizer={"type": "NFC"}))(folder)
+    convert(folder, tmp_path / "model.gguf", name="tiny")
+    engine = LlamaEngine.open(tmp_path / "model.gguf")
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for text in ("e\u0301a\u0308", "\u1100\u1161\u11a8", TEXT):
+        assert engine.tokenize(text) == theirs.encode(text, add_special_tokens=False)
+    assert engine.tokenize("e\u0301") == engine.tokenize("\u00e9")
 
 
 def test_the_bytes_depend_on_the_content_and_the_name_alone(tmp_path: Path) -> None:
@@ -211,7 +229,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no width": (_config(hidden_size="gone"), "config.json", "hidden_size = None"),
     "width as text": (_config(hidden_size="256"), "config.json", "hidden_size = '256'"),
     "another width": (_config(hidden_size=128, head_dim=64), "model.safetensors", r"shape \[512, 256\]"),
-    "heads": (_config(num_attention_heads=6, head_dim=64), "config.json", "do not divide"),
+    "heads": (_config(num_attention_heads=5, head_dim=64), "config.json", "do not divide"),
     "odd heads": (_config(head_dim=63), "config.json", "odd head_dim"),
     "epsilon": (_config(rms_norm_eps=0), "config.json", "rms_norm_eps"),
     "dynamic rope": (_scaling(rope_type="dynamic", factor=2.0), "config.json", "'dynamic'"),
@@ -413,7 +431,7 @@ def test_pieces_that_would_be_joined_otherwise_are_refused(tmp_path: Path) -> No
     )
     content["model"]["merges"] = [merge for index, merge in enumerate(merges) if index != twice]
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(ArtifactError, match="does not merge .* and llama.cpp would"):
+    with pytest.raises(ArtifactError, match=r"does not merge .* and llama\.cpp would"):
         convert(folder, tmp_path / "model.gguf", name="tiny")
     content = json.loads(plain)
     content["model"]["merges"].append(content["model"]["merges"].pop(twice))
@@ -422,25 +440,18 @@ def test_pieces_that_would_be_joined_otherwise_are_refused(tmp_path: Path) -> No
         convert(folder, tmp_path / "model.gguf", name="tiny")
 
 
-def test_tokens_that_come_out_otherwise_are_refused_with_the_text(tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path / "hf", layers=1)
-    # An added token within another one: llama.cpp looks for the longest first, tokenizers for the leftmost.
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    for number, text in ((510, "<|im_end|>\n<|im"), (511, "|>\n<|im_start|>x")):
-        old = next(key for key, value in content["model"]["vocab"].items() if value == number)
-        del content["model"]["vocab"][old]
-        content["model"]["merges"] = [
-            merge for merge in content["model"]["merges"] if "".join(merge) != old and old not in merge
-        ]
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        content["added_tokens"].append({"id": number, "content": text, "special": False, **flags})
-    path.write_text(json.dumps(content))
-    try:
-        convert(folder, tmp_path / "model.gguf", name="tiny")
-    except ArtifactError as error:
-        assert "other tokens" in str(error)
-        assert error.details["text"]
-    else:
-        engine = LlamaEngine.open(tmp_path / "model.gguf")
-        assert engine.tokenize("<|im_end|>\n<|im") == [510]
+def test_tokens_that_come_out_otherwise_are_refused_with_the_text(plain: Path, tmp_path: Path) -> None:
+    convert(plain, tmp_path / "model.gguf", name="tiny")
+    config = json.loads((plain / "config.json").read_text())
+    vocabulary = vocabulary_of(plain, config, 512)
+    check_tokenizer(tmp_path / "model.gguf", plain, vocabulary)
+    folder = shutil.copytree(plain, tmp_path / "hf")
+    _tokenizer(lambda c: c["model"]["merges"].reverse())(folder)
+    with pytest.raises(ArtifactError, match=r"other tokens in llama\.cpp") as caught:
+        check_tokenizer(tmp_path / "model.gguf", folder, vocabulary)
+    assert caught.value.details["wanted"] != caught.value.details["made"]
+    assert caught.value.details["text"]
+    with pytest.raises(ArtifactError, match=r"ends nothing in llama\.cpp"):
+        check_tokenizer(tmp_path / "model.gguf", plain, replace(vocabulary, ends=(2, 5)))
+    with pytest.raises(ArtifactError, match="around a text"):
+        check_tokenizer(tmp_path / "model.gguf", plain, replace(vocabulary, add_bos=True))

@@ -87,7 +87,7 @@ def test_types_are_what_was_asked_for(
 def test_fewer_bits_are_fewer_bytes(source: Path, tmp_path: Path) -> None:
     sizes = []
     for name, bits in (("plain", None), ("8", 8), ("4", 4)):
-        convert(source, tmp_path / name, bits=bits, group_size=64)  # type: ignore[arg-type]
+        convert(source, tmp_path / name, bits=bits, group_size=64)
         sizes.append((tmp_path / name / "model.safetensors").stat().st_size)
     assert sizes[0] > 1.6 * sizes[1] > 1.6 * 1.6 * sizes[2]
 
@@ -214,7 +214,7 @@ def test_a_folder_without_its_files_is_refused(copy: Path, tmp_path: Path, name:
 def test_arguments_that_there_are_not_are_refused(source: Path, tmp_path: Path) -> None:
     for options in ({"bits": 3}, {"bits": 4, "group_size": 48}, {"bits": None, "dtype": "int8"}):
         with pytest.raises(ConfigError, match="not supported"):
-            convert(source, tmp_path / "mlx", **options)  # type: ignore[arg-type]
+            convert(source, tmp_path / "mlx", **options)
 
 
 def test_weights_keep_their_names(source: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_minmax_is_all_that_was_seen_in_all_batches() -> None:
 )
 def test_a_range_holds_zero_and_nothing_that_was_not_seen(values: list[float], method: str) -> None:
     data = _one(np.array(values))
-    found = activation_ranges(DOUBLE, ["x"], data, method=method)["x"]  # type: ignore[arg-type]
+    found = activation_ranges(DOUBLE, ["x"], data, method=method)["x"]
     seen = activation_ranges(DOUBLE, ["x"], data, method="minmax")["x"]
     slack = 1e-6 * (seen.high - seen.low)
     assert seen.low - slack <= found.low <= 0 <= found.high <= seen.high + slack
@@ -47,7 +47,7 @@ def test_a_range_holds_zero_and_nothing_that_was_not_seen(values: list[float], m
 def test_rare_values_far_out_are_cut_off(method: str) -> None:
     values = np.random.default_rng(0).normal(size=100_000)
     values[0], values[1] = 60.0, -60.0
-    found = activation_ranges(DOUBLE, ["x"], _one(values), method=method)["x"]  # type: ignore[arg-type]
+    found = activation_ranges(DOUBLE, ["x"], _one(values), method=method)["x"]
     assert 2 < found.high < 10
     assert -10 < found.low < -2
 
@@ -76,7 +76,7 @@ def test_data_that_does_not_fit_is_refused() -> None:
         activation_ranges(DOUBLE, ["h"], [], method="minmax")
     for options in ({"method": "kl"}, {"method": "percentile", "percentile": 20}):
         with pytest.raises(ConfigError, match="no calibration by"):
-            activation_ranges(DOUBLE, ["h"], _one(np.ones(2)), **options)  # type: ignore[arg-type]
+            activation_ranges(DOUBLE, ["h"], _one(np.ones(2)), **options)
 
 
 @given(st.integers(1, 40), st.integers(1, 10), st.integers(1, 50))

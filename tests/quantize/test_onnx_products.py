@@ -75,7 +75,8 @@ def test_a_weight_behind_other_nodes_becomes_a_constant_of_its_own() -> None:
         helper.make_node("Gather", ["table", "ids"], ["x"]),
         helper.make_node("MatMul", ["x", "k"], ["h"]),
         helper.make_node("Identity", ["table"], ["same"]),
-        helper.make_node("Transpose", ["same"], ["turned"], perm=[1, 0]),
+        helper.make_node("Transpose", ["same"], ["as_it_was"], perm=[0, 1]),
+        helper.make_node("Transpose", ["as_it_was"], ["turned"]),
         helper.make_node("MatMul", ["h", "turned"], ["y"]),
         helper.make_node("MatMul", ["h", "turned"], ["z"]),
     ]
@@ -93,6 +94,20 @@ def test_a_weight_behind_other_nodes_becomes_a_constant_of_its_own() -> None:
     ids = {"ids": np.array([0, 3, 9])}
     for got, want in zip(answers(plain, ids), answers(model, ids), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_without_names_stay_without_names() -> None:
+    """ONNX Runtime refuses two nodes of one name."""
+    nodes = [
+        helper.make_node("Gemm", ["a", "b", "c"], ["h"]),
+        helper.make_node("Gemm", ["h", "b", "c"], ["y"]),
+    ]
+    weights = {"b": _floats(5, 5), "c": _floats(5)}
+    model = model_of(nodes, weights, inputs={"a": ["n", 5]}, outputs={"y": ["n", 5]})
+    inputs = {"a": _floats(3, 5)}
+    np.testing.assert_allclose(
+        answers(plain_products(model), inputs)[0], answers(model, inputs)[0], rtol=1e-5
+    )
 
 
 def test_gemm_can_be_kept() -> None:

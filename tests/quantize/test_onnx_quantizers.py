@@ -29,7 +29,7 @@ def _rows(count: int, seed: int) -> dict[str, Array]:
 
 
 def _static(source: Path, target: Path, **options: object) -> Quantized:
-    return onnx_static.quantize(source, target, [_rows(16, seed) for seed in range(3)], **options)  # type: ignore[arg-type]
+    return onnx_static.quantize(source, target, [_rows(16, seed) for seed in range(3)], **options)
 
 
 QUANTIZERS: dict[str, tuple[Quantizer, float]] = {
@@ -38,7 +38,8 @@ QUANTIZERS: dict[str, tuple[Quantizer, float]] = {
     "static-percentile": (partial(_static, method="percentile"), 0.05),
     "static-entropy": (partial(_static, method="entropy"), 0.08),
     "weights-4": (onnx_weight_only.quantize, 0.2),
-    "weights-4-zero-points": (partial(onnx_weight_only.quantize, symmetric=False), 0.2),
+    "weights-4-symmetric": (partial(onnx_weight_only.quantize, symmetric=True), 0.2),
+    "weights-8-zero-points": (partial(onnx_weight_only.quantize, bits=8, symmetric=False), 0.02),
     "weights-8": (partial(onnx_weight_only.quantize, bits=8), 0.02),
     "weights-8-blocks-of-128": (partial(onnx_weight_only.quantize, bits=8, block_size=128), 0.02),
 }
@@ -234,8 +235,22 @@ def test_static_keeps_convolutions_as_they_are_unless_asked(tmp_path: Path) -> N
         onnx_static.quantize(source, target, data, ops=("LSTM",))
 
 
+@pytest.mark.parametrize(
+    ("options", "symmetric"),
+    [({"bits": 4}, False), ({"bits": 8}, True), ({"bits": 4, "symmetric": True}, True)],
+)
+def test_zero_points_are_there_unless_symmetric(
+    tmp_path: Path, options: dict[str, int], symmetric: bool
+) -> None:
+    target = tmp_path / "quantized.onnx"
+    result = onnx_weight_only.quantize(save(tmp_path, linear_layers()), target, **options)
+    assert result.arguments["symmetric"] is symmetric
+    nodes = [node for node in onnx.load(target).graph.node if node.op_type == "MatMulNBits"]
+    assert [len(node.input) > 3 and node.input[3] != "" for node in nodes] == [not symmetric] * 2
+
+
 def test_blocks_and_bits_that_there_are_not_are_refused(tmp_path: Path) -> None:
     source = save(tmp_path, linear_layers())
     for options in ({"bits": 3}, {"block_size": 24}):
         with pytest.raises(ConfigError, match="not supported"):
-            onnx_weight_only.quantize(source, tmp_path / "quantized.onnx", **options)  # type: ignore[arg-type]
+            onnx_weight_only.quantize(source, tmp_path / "quantized.onnx", **options)

@@ -12,6 +12,7 @@ from edgeops.signing.keys import keyring, load_public_key
 from edgeops_testkit.recipes import Builder, SmallBuild, last_line
 from edgeops_testkit.waiting import wait_until
 from toolchain.build import read_source
+from toolchain.cache import StepCache
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -50,6 +51,27 @@ def test_a_killed_build_goes_on_where_it_stopped(small_build: SmallBuild, tmp_pa
     assert last_line(done.stdout)["steps_run"] == ["sign"]
     keys = keyring([load_public_key(builder.public_key)])
     assert verify_bundle(builder.out / "digits-1.0.0", keys).digest == small_build.line["digest"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_ended_build_says_so_and_leaves_nothing_running_and_nothing_half_written(
+    small_build: SmallBuild, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    builder = Builder.at(tmp_path)
+    build = builder.start(small_build.recipe)
+    wait_for_line(build, "run    train-teacher")
+    workers = psutil.Process(build.pid).children(recursive=True)
+    assert workers
+    build.send_signal(number)
+    _, stderr = build.communicate(timeout=60)
+    assert build.returncode == status, stderr
+    assert "Traceback" not in stderr
+    wait_until(lambda: not psutil.wait_procs(workers, timeout=0)[1], 20, "the workers' end")
+    assert list(builder.out.iterdir()) == []
+    cache = StepCache(builder.home / "cache" / "build")
+    kept = [path.name for path in (cache.root / "steps").iterdir()]
+    assert kept
+    assert all(cache.get(key) is not None for key in kept)
 
 
 def test_two_builds_at_once_share_the_work_and_agree(small_build: SmallBuild, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_two_runs_that_take_the_same_keys_in_opposite_order_both_end(tmp_path: P
     meet = {"do": "meet", "place": str(place), "others": ["a", "b"]}
     one: Steps = {"a": meet, "b": meet}
     other: Steps = {"b": meet, "a": meet}
-    # One job each: a and b can only meet if each run makes one of them and takes the other from the other run.
+    # One job each: a and b only meet if each run makes one of them, and takes the other from the other run.
     with started(root, 1, one) as first:
         wait_for_lines(first, "run a")
         with started(root, 1, other) as second:

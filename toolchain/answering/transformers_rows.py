@@ -48,7 +48,7 @@ def answer_texts(folder: Path, texts: Sequence[str], task: str) -> Array:
 
 
 def answer_images(folder: Path, images: Array) -> Array:
-    """Probabilities, float32 of shape (rows, classes), for images of shape (rows, 3, height, width) with values
+    """Probabilities, float32 of shape (rows, classes), for images of shape (rows, 3, height, width) from
     0 to 255, through the model's own image processor, which works on whole numbers."""
     import torch
 

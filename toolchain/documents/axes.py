@@ -16,6 +16,8 @@ class Axis:
     start: float
     end: float
     logarithmic: bool = False
+    # What ticks are round multiples of, such as 1024.
+    unit: float = 1.0
 
     def at(self, value: float) -> float:
         """The pixel of the value."""
@@ -33,7 +35,7 @@ class Axis:
             first, last = math.ceil(math.log2(self.low)), math.floor(math.log2(self.high))
             apart = max(math.ceil((last - first) / count), 1)
             return [2.0**power for power in range(first, last + 1, apart)]
-        step = _round_step((self.high - self.low) / count)
+        step = _round_step((self.high - self.low) / count / self.unit) * self.unit
         first = math.ceil(self.low / step - 1e-9)
         return [
             number * step
@@ -56,7 +58,7 @@ def size_text(size_bytes: float) -> str:
         if size < 1024:
             break
         size, unit = size / 1024, larger
-    return f"{size:.3g} {unit}"
+    return f"{size:.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
 
 
 def percent_text(share: float) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolchain.documents.report import in_order, slices_in_order
 from toolchain.evaluation.report import CLASS_SLICE
 from toolchain.recipe import Recipe
 from toolchain.recipe.models import (
@@ -151,13 +152,13 @@ def _quality(recipe: Recipe, report: Report) -> list[str]:
             *(number(variant["metrics"].get(c)) for c in columns),
             str(variant["size_bytes"]),
         ]
-        for name, variant in variants.items()
+        for name, variant in in_order(report)
     ]
     if report["baseline"] is not None:
         old = report["baseline"]
         figures = [number(old["metrics"].get(column)) for column in columns]
         rows.append(["baseline", "", *figures, str(old["size_bytes"])])
-    engines = dict.fromkeys(_ENGINES[variant["format"]] for variant in variants.values())
+    engines = dict.fromkeys(_ENGINES[variant["format"]] for _, variant in in_order(report))
     how = (
         f"On {variants[report['preferred']]['tokens']} held-out tokens"
         if recipe.generates
@@ -180,7 +181,7 @@ def _slices(report: Report) -> list[str]:
     metric = "neighbour_accuracy" if shipped["dimensions"] else "accuracy"
     told = {
         name.removeprefix(CLASS_SLICE) if name.startswith(CLASS_SLICE) else name: figures
-        for name, figures in shipped["slices"].items()
+        for name, figures in slices_in_order(shipped)
     }
     if not told:
         return []
@@ -286,7 +287,8 @@ def _distilled(spec: Distillation) -> str:
 def _quantization(report: Report) -> list[str]:
     rows = [
         [name, ", ".join(f"{key} {_plain(value)}" for key, value in sorted(told["arguments"].items()))]
-        for name, told in report["quantization"].items()
+        for name in report["order"]
+        if (told := report["quantization"].get(name)) is not None
     ]
     return ["## Quantization", "", *table(["variant", "arguments"], rows), ""] if rows else []
 
@@ -313,7 +315,10 @@ def _outcome(passed: bool) -> str:
 
 def number(value: float | None) -> str:
     """A figure as tables have it: six digits, a dash where there is none."""
-    return "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "–"
+    # JSON does not tell 1.0 from 1, so neither may the text.
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def _plain(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolchain.documents import plots as draw
 from toolchain.documents.axes import percent_text, size_text
-from toolchain.documents.report import main_metric
+from toolchain.documents.report import in_order, main_metric
 
 Report = Mapping[str, Any]
 Plot = dict[str, Any]
@@ -42,7 +42,7 @@ def _pareto(report: Report, measured: Mapping[str, Any]) -> Iterator[Plot]:
             variant["metrics"][metric],
             measured.get(name, {}).get("latency_p50_ms"),
         )
-        for name, variant in report["variants"].items()
+        for name, variant in in_order(report)
         if variant["metrics"].get(metric) is not None
     ]
     if len(told) < 2:
@@ -60,7 +60,7 @@ def _pareto(report: Report, measured: Mapping[str, Any]) -> Iterator[Plot]:
             number=number,
             front=name in front,
             chosen=name == report["preferred"],
-            radius=5.0 if time is None or not slowest else 4 + 10 * math.sqrt(time / slowest),
+            radius=5.0 if time is None or not slowest else 4 + 7 * math.sqrt(time / slowest),
         )
         for number, (name, size, value, time) in enumerate(told, start=1)
     ]

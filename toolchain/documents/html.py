@@ -10,6 +10,7 @@ from toolchain.documents import figures
 from toolchain.documents.axes import percent_text, size_text
 from toolchain.documents.card import columns_of, number
 from toolchain.documents.page import STYLE, TEMPLATE
+from toolchain.documents.report import in_order, slices_in_order
 from toolchain.evaluation.report import CLASS_SLICE
 
 Report = Mapping[str, Any]
@@ -138,7 +139,7 @@ def _variants(report: Report, measured: Mapping[str, Any]) -> dict[str, Any]:
     times = [(name, label) for name, label in _MEASURED if any(name in told for told in measured.values())]
     rows = [
         _variant_row(name, variant, shown, [measured.get(name, {}).get(t) for t, _ in times], times)
-        for name, variant in report["variants"].items()
+        for name, variant in in_order(report)
     ]
     if report["baseline"] is not None:
         baseline = {**report["baseline"], "target": "–"}
@@ -166,7 +167,7 @@ def _variant_row(
 def _slices(shipped: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     metric = "neighbour_accuracy" if shipped["dimensions"] else "accuracy"
     by_attribute: dict[str, list[dict[str, Any]]] = {}
-    for name, told in shipped["slices"].items():
+    for name, told in slices_in_order(shipped):
         attribute, _, value = name.partition("=")
         share = told.get(metric)
         by_attribute.setdefault(attribute, []).append(
@@ -191,11 +192,11 @@ def _slices(shipped: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _tables(report: Report) -> Iterator[dict[str, Any]]:
-    robust = {name: v["robustness"] for name, v in report["variants"].items() if v["robustness"]}
+    robust = {name: v["robustness"] for name, v in in_order(report) if v["robustness"]}
     if robust:
         first = next(iter(robust.values()))
         noise = "typo_rate" if "typo_rate" in first else "noise_std"
-        columns = [key for key in first if key not in ("seed", noise)]
+        columns = sorted(key for key in first if key not in ("seed", noise))
         yield {
             "id": "robustness",
             "title": "Robustness",
@@ -205,7 +206,8 @@ def _tables(report: Report) -> Iterator[dict[str, Any]]:
             "wrapped": False,
             "rows": [[name, *(number(told[key]) for key in columns)] for name, told in robust.items()],
         }
-    quantized = report.get("quantization", {})
+    made = report.get("quantization", {})
+    quantized = {name: made[name] for name in report["order"] if name in made}
     if quantized:
         yield {
             "id": "quantization",
@@ -241,4 +243,4 @@ def _figure(metric: str, value: float | None) -> str:
         return size_text(value)
     if metric.endswith("_ms"):
         return f"{value:.3g} ms"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"

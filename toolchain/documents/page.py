@@ -51,7 +51,7 @@ th { color: var(--soft); font-weight: 600; }
 tbody th { color: var(--ink); font-weight: 500; }
 table:not(.stacked) tbody th { white-space: nowrap; }
 tr:last-child > * { border-bottom: 0; }
-.right { text-align: right; white-space: nowrap; }
+.right { text-align: right; } td.right { white-space: nowrap; }
 .nowrap { white-space: nowrap; }
 .wide { min-width: 130px; width: 40%; }
 .track { display: block; background: var(--track); border-radius: 3px; height: 12px; margin-top: 6px; }
@@ -146,8 +146,8 @@ TEMPLATE = """
 <section aria-labelledby="gates"><h2 id="gates">Gates</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Gates">
 <table class="stacked"><thead><tr><th scope="col">outcome</th><th scope="col">gate</th>
-<th scope="col">kind</th><th scope="col" class="right">value</th><th scope="col" class="right">margin</th></tr>
-</thead><tbody>
+<th scope="col">kind</th><th scope="col" class="right">value</th>
+<th scope="col" class="right">margin</th></tr></thead><tbody>
 {%- for gate in gates %}
 <tr><td>{{ outcome(gate.passed) }}</td><th scope="row">{{ gate.name }}</th>
 <td data-label="kind">{{ gate.kind }}</td><td class="right" data-label="value">{{ gate.value }}</td>

@@ -27,14 +27,15 @@ class Point:
     radius: float = 5.0
 
 
-def scatter(points: Sequence[Point], *, x: str, y: str, title: str, bytes_axis: bool = True) -> Markup:
+def scatter(points: Sequence[Point], *, x: str, y: str, title: str) -> Markup:
     """Numbered marks with the front joined. `x` and `y` name the axes; x is a size in bytes."""
     xs, ys = [point.x for point in points], [point.y for point in points]
     logarithmic = max(xs) / max(min(xs), 1e-9) > 8
     low, high = (min(xs) / 1.3, max(xs) * 1.3) if logarithmic else spread(xs, floor=max(xs) * 0.02)
-    across = Axis(max(low, 0.0) if not logarithmic else low, high, _LEFT, WIDTH - _RIGHT, logarithmic)
+    unit = 1024.0 ** max(math.floor(math.log(high, 1024)), 0)
+    across = Axis(max(low, 0.0), high, _LEFT, WIDTH - _RIGHT, logarithmic, unit)
     up = Axis(*spread(ys, share=0.15, floor=2e-3), HEIGHT - _BOTTOM, _TOP)
-    parts = [_frame(across, up, x, y, x_text=size_text if bytes_axis else _number_text)]
+    parts = [_frame(across, up, x, y, x_text=size_text)]
     front = sorted((point for point in points if point.front), key=lambda point: (point.x, point.y))
     if len(front) > 1:
         parts.append(_line([(across.at(p.x), up.at(p.y)) for p in front], "front"))
@@ -133,7 +134,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], *, title: s
                     )
                 )
         if numbers:
-            label = shortened(names[i], 11)
+            label = shortened(names[i], 9)
             parts.append(
                 Markup('<text class="end" x="{:.1f}" y="{:.1f}">{}</text>').format(
                     left - 6, top + (i + 0.5) * side, label

@@ -36,6 +36,7 @@ def collect(
         "data": {name: data[name] for name in ("source", "license", "sha256")},
         "rows": data["rows"],
         "gates": list(gates),
+        "order": list(about["variants"]),
         "variants": evaluations,
         "baseline": context.read_json(baseline, EVALUATION_FILE) if baseline in context.inputs else None,
         "training": {
@@ -48,6 +49,19 @@ def collect(
         ),
     }
     return {**report, "remarks": list(remarks(report, about["class_share"]))}
+
+
+def in_order(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The variants with their names, in the order in which devices shall prefer them: JSON objects have
+    none."""
+    return [(name, report["variants"][name]) for name in report["order"]]
+
+
+def slices_in_order(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The slices with their names: classes in the data's order, then values of attributes."""
+    places = {f"{CLASS_SLICE}{name}": place for place, name in enumerate(evaluation["classes"])}
+    told = evaluation["slices"].items()
+    return sorted(told, key=lambda item: (places.get(item[0], len(places)), item[0]))
 
 
 def main_metric(task: str) -> str:

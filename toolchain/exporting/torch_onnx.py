@@ -3,9 +3,10 @@ source paths and source lines into the file."""
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import onnx
 import torch
@@ -24,26 +25,26 @@ def export_module(
 ) -> onnx.ModelProto:
     """The module as a graph. `inputs` and `outputs` give each tensor's name and, in order, the names of its
     free dimensions (empty: the dimension is as in the example)."""
-    buffer = io.BytesIO()
     axes = {
         name: {axis: free for axis, free in enumerate(dimensions) if free}
         for name, dimensions in {**inputs, **outputs}.items()
     }
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # The exporter warns of its age, and of Python branches that it follows once: the shapes decide them.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)  # TracerWarning is one
+        path = Path(scratch) / "model.onnx"
         torch.onnx.export(
             module.eval(),
             tuple(examples),
-            buffer,
+            path,
             dynamo=False,
             opset_version=opset,
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_axes=axes,
         )
-    return onnx.load_from_string(buffer.getvalue())
+        return onnx.load(path)
 
 
 def export_rows(

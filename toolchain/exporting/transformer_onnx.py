@@ -12,12 +12,8 @@ from typing import Any
 import onnx
 
 from edgeops.errors import ArtifactError
-from toolchain.exporting.onnx_heads import (
-    RESIZE_OPSET,
-    begin_with_pixels,
-    end_in_embedding,
-    end_in_probabilities,
-)
+from toolchain.exporting.onnx_heads import end_in_embedding, end_in_probabilities
+from toolchain.exporting.onnx_pixels import begin_with_pixels
 from toolchain.importing import offline
 from toolchain.importing.huggingface import CONFIG_FILE, TOKENIZER_FILE, read_json, write_json
 from toolchain.importing.image_processor import load_processor, preprocessing
@@ -47,7 +43,7 @@ def export_transformer(
         return model
     if task == "image-classification":
         steps = preprocessing(load_processor(folder), contract["shape"])
-        model = _by_optimum(folder, task, task, opset=RESIZE_OPSET)
+        model = _by_optimum(folder, task, task)
         end_in_probabilities(model, output)
         begin_with_pixels(model, steps, contract["name"], contract["shape"])
         return model
@@ -65,7 +61,7 @@ def export_transformer(
     return model
 
 
-def _by_optimum(folder: Path, task: str, export_task: str, *, opset: int | None = None) -> onnx.ModelProto:
+def _by_optimum(folder: Path, task: str, export_task: str) -> onnx.ModelProto:
     """optimum's own export, without its comparison of outputs: the build has a gate for that, and reads
     its figures in the target engine."""
     from optimum.exporters.onnx import onnx_export_from_model
@@ -76,7 +72,7 @@ def _by_optimum(folder: Path, task: str, export_task: str, *, opset: int | None 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             onnx_export_from_model(
-                source, output=scratch, opset=opset, task=export_task, do_validation=False, device="cpu"
+                source, output=scratch, task=export_task, do_validation=False, device="cpu"
             )
         return onnx.load(scratch / "model.onnx")
     except (ValueError, KeyError, NotImplementedError) as error:

@@ -10,7 +10,7 @@ from edgeops.errors import ArtifactError
 # (https://peps.python.org/pep-3154/); torch.save writes a zip archive around one, joblib one that may be
 # compressed by zlib, gzip, bzip2, xz, lzma or lz4.
 _PICKLE = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
-_ZLIB = (b"\x78\x01", b"\x78\x9c", b"\x78\xda")
+_ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _OTHER = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00\x00", b"\x04\x22M\x18")
 _ARCHIVE = (b"PK\x03\x04", *_ZLIB, *_OTHER)
 

@@ -80,7 +80,8 @@ def create_recipe(
 
 def _fitting(found: Found, data: DataFound) -> DataFound:
     """The data, its columns in the model's order. Raises `ConfigError` if the model takes other rows."""
-    shape = found.input.get("shape")
+    # A Hugging Face image model is exported with its processor, which resizes.
+    shape = found.input.get("shape") if found.source != "huggingface" else None
     columns = found.input.get("columns")
     if columns is not None and "columns" in data.input:
         named = [column["name"] for column in columns]

@@ -14,10 +14,10 @@ from toolchain.recipe.variants import Format
 @dataclass(frozen=True)
 class Found:
     """A model: where it is (`place`, None for code) and in which `role` the recipe names that, the recipe's
-    `source` and further `fields` for it, the task that it is made for, the formats that it can be brought
-    into, each with a precision to begin with, and what is known of its input. `notes` are remarks for the
-    recipe's reader, `size_bytes` is the size of its weights, `has_template` says whether a language model
-    brings a chat template."""
+    `source` and further `fields` for it, and the task that it is made for. `variants` are formats that it can
+    be brought into, each with a precision to begin with, `optional` more of them for some devices. `input` is
+    what is known of its input. `notes` are remarks for the recipe's reader, `size_bytes` is the size of its
+    weights, `has_template` says whether a language model brings a chat template."""
 
     source: str
     name: str
@@ -32,6 +32,7 @@ class Found:
     size_bytes: int = 0
     license: str | None = None
     notes: tuple[str, ...] = ()
+    optional: tuple[tuple[Format, str], ...] = ()
     has_template: bool = True
 
 

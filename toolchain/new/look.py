@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +82,6 @@ def _look_at_code(reference: str, task: Task | None, *, trained: bool) -> Found:
 def _call(reference: str) -> Any:
     from toolchain.steps.context import load_factory
 
-    # As `python -m` does, so that code beside the recipe to be is found.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-        importlib.invalidate_caches()
     factory = load_factory(reference)
     try:
         return factory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 
 from edgeops.errors import ConfigError
 from toolchain.importing.documents import load_documents
-from toolchain.importing.rows import load_rows, read_text
+from toolchain.importing.rows import bad_file, load_rows, read_text
 from toolchain.recipe.base import Task
 from toolchain.steps.arrays import Array
 
@@ -55,7 +56,10 @@ def look_at_data(path: Path, task: Task, label: str) -> DataFound:
 
 def _columns(path: Path, label: str) -> tuple[str, ...]:
     """The columns that hold nothing but numbers, the label aside."""
-    rows = list(csv.reader(read_text(path, path.name).splitlines()))
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path, path.name), newline=""), strict=True))
+    except csv.Error as error:
+        raise bad_file(path.name, f"is no CSV ({error})") from error
     header, cells = (rows[0], [row for row in rows[1:] if row]) if rows else ([], [])
     if label not in header:
         raise ConfigError(
@@ -74,7 +78,7 @@ def _is_number(cell: str) -> bool:
     if not cell.strip():
         return True
     try:
-        float(cell)
+        float(cell.replace("_", "x"))  # Python's own spelling of numbers, and nobody else's
     except ValueError:
         return False
     return True

@@ -27,6 +27,13 @@ def look_at_onnx(path: Path, task: Task | None) -> Found:
             str(path), f"it has {len(outputs)} outputs", "Export it with one: probabilities, or a vector."
         )
     ((output, (_, output_shape)),) = outputs.items()
+    if len(summary.external) > 1:
+        raise unknown(
+            str(path),
+            f"its weights lie in {len(summary.external)} other files",
+            "Save it with one file of external data (onnx.save_model, all_tensors_to_one_file), or none.",
+        )
+    external: dict[str, Any] = {"external_data": summary.external[0]} if summary.external else {}
     text = "input_ids" in inputs
     name = model_name(path.stem)
     common: dict[str, Any] = {
@@ -48,7 +55,7 @@ def look_at_onnx(path: Path, task: Task | None) -> Found:
         return Found(
             name=name,
             task=task or guess,
-            fields={"tokenizer": path.with_name(_TOKENIZER)},
+            fields={**external, "tokenizer": path.with_name(_TOKENIZER)},
             input={"name": "text", "dtype": "BYTES", "max_characters": 2000},
             **common,
         )
@@ -62,7 +69,9 @@ def look_at_onnx(path: Path, task: Task | None) -> Found:
     row = shape[1:]
     guess = "image-classification" if len(row) == 3 else "tabular-classification"
     known = {"shape": row} if row and all(row) else {}
-    return Found(name=name, task=task or guess, fields={}, input={"name": input_name, **known}, **common)
+    return Found(
+        name=name, task=task or guess, fields=external, input={"name": input_name, **known}, **common
+    )
 
 
 def _interface(
@@ -137,7 +146,7 @@ def look_at_skops(path: Path) -> Found:
         if "types" not in error.details:
             raise
         trust = f"trusted_types: {one_line(error.details['types'])}"
-        note = "It holds types that skops does not know. Look at each, since loading runs their code; then:"
+        note = "FILL IN, if you trust them, since loading runs their code: types that skops does not know."
         return dataclasses.replace(found, notes=(note, trust))
     width = getattr(estimator, "n_features_in_", None)
     if width is None:

@@ -46,6 +46,7 @@ def look_at_folder(folder: Path, task: Task | None) -> Found:
         role="folder",
         fields={},
         variants=_variants(config, task),
+        optional=(("mlx", "4bit"),) if task == "text-generation" else (),
         input=_image(folder, config) if task == "image-classification" else _text(config, task),
         classes=classes,
         size_bytes=size_bytes,
@@ -84,7 +85,7 @@ def _variants(config: Mapping[str, Any], task: Task) -> tuple[tuple[Format, str]
         rows = [config.get("hidden_size"), config.get("intermediate_size")]
         whole = all(isinstance(row, int) and row % 256 == 0 for row in rows)
         variants += [("gguf", "q4_k_m" if whole else "q8_0"), ("gguf", "f16")]
-    return (*variants, ("onnx", "int8"), ("mlx", "4bit"))
+    return (*variants, ("onnx", "int8"))
 
 
 def _image(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from toolchain.recipe.flow import one_line
 from toolchain.recipe.schema import SCHEMA_FILE, editor_line
 
 MODEL = "model"
+_SHOWN_COLUMNS = 6
 FIRST_VERSION = "0.1.0"
 # What an engine needs beside the weights, and how often it holds them while it loads.
 _BASE_MIB, _WEIGHTS_HELD, _STEP_MIB = 96, 2.5, 32
@@ -81,6 +82,12 @@ def _data(
     yield "  held_out: 0.3  # nothing else sees these" + ("" if _trains(found) else "; the rest is not used")
 
 
+def input_of(found: Found, data: DataFound | None) -> dict[str, Any]:
+    """What is known of the input, from the data where there is some. Bounds that the model has stay."""
+    own: dict[str, Any] = {name: found.input[name] for name in ("minimum", "maximum") if name in found.input}
+    return {**found.input, **(data.input if data is not None else {}), **own}
+
+
 def _rows_of(found: Found) -> str:
     return "documents" if found.task == "text-generation" else "rows"
 
@@ -92,7 +99,7 @@ def _trains(found: Found) -> bool:
 def _input(found: Found, data: DataFound | None) -> Iterator[str]:
     if found.task == "text-generation":
         return
-    given: dict[str, Any] = {**found.input, **(data.input if data is not None else {})}
+    given = input_of(found, data)
     yield "# What clients send. The bounds are a contract: data is held against it before any work starts,"
     yield "# and every request on the device (outside: count, or refuse)."
     yield "input:"
@@ -105,7 +112,10 @@ def _input(found: Found, data: DataFound | None) -> Iterator[str]:
     yield f"  shape: {one_line(given.get('shape', [1]))}  # of one row, without the batch" + (
         "" if known else "; FILL IN"
     )
-    if "columns" in given:
+    if found.task == "tabular-classification" and "columns" not in given and data is None:
+        yield "  columns:  # FILL IN: the columns' names, in the model's order"
+        yield from (f"    - {{name: column_{i}}}" for i in range(1, given.get("shape", [1])[-1] + 1))
+    elif "columns" in given:
         yield "  columns:" + ("  # bounds are those of the data; widen them to what is sound" if data else "")
         yield from (f"    - {one_line(column)}" for column in given["columns"])
     elif "minimum" in given:
@@ -129,11 +139,14 @@ def _model(found: Found, folder: Path) -> Iterator[str]:
         yield f"    {found.role}: {one_line(relative(found.place, folder))}"
     for name, value in found.fields.items():
         told = relative(value, folder) if isinstance(value, Path) else value
-        yield f"    {name}: {one_line(told)}" + _REMARKS.get(name, "")
+        if name in _REMARKS:
+            yield f"    # {_REMARKS[name]}"
+        yield f"    {name}: {one_line(told)}"
     yield from (f"    # {note}" for note in found.notes)
 
 
-_REMARKS = {"training": "  # leave this out if the function returns a trained model"}
+_FOR = {"mlx": "for Apple silicon", "gguf": "for llama.cpp", "onnx": "for ONNX Runtime"}
+_REMARKS = {"training": "Leave this out if the function returns a trained model."}
 
 
 def _variants(found: Found) -> Iterator[str]:
@@ -144,6 +157,9 @@ def _variants(found: Found) -> Iterator[str]:
     for format, precision in found.variants:
         variant = {"id": f"{format}-{precision}", "model": MODEL, "format": format, "precision": precision}
         yield f"  - {one_line({**variant, 'memory_budget_mb': budget})}"
+    for format, precision in found.optional:
+        variant = {"id": f"{format}-{precision}", "model": MODEL, "format": format, "precision": precision}
+        yield f"  # - {one_line({**variant, 'memory_budget_mb': budget})}  # {_FOR[format]}"
     yield "# Or let the build find the best ones, and write its choice to a lock file:"
     yield "# variants: auto"
     search = {
@@ -198,16 +214,13 @@ def _evaluation(found: Found, data: DataFound | None) -> Iterator[str]:
     yield "#   slices: [site]"
     if found.task == "feature-extraction":
         return
-    text = _is_text(found, data)
+    given = input_of(found, data)
+    text, columns = given.get("dtype") == "BYTES", given.get("columns", ())
+    row = "a text" if text else {column["name"]: column.get("minimum", 0) for column in columns}
     expected = next(iter(found.classes or (data.classes if data is not None else ())), "fine")
-    case = {"name": "plain", "input": "a text" if text else [0, 0], "expect": expected}
-    yield f"#   behaviours: [{one_line(case)}]"
+    if row and len(columns) <= _SHOWN_COLUMNS:
+        yield f"#   behaviours: [{one_line({'name': 'a case', 'input': row, 'expect': expected})}]"
     yield f"#   robustness: {one_line({'seed': 1, 'typo_rate' if text else 'noise_std': 0.05})}"
-
-
-def _is_text(found: Found, data: DataFound | None) -> bool:
-    known: Mapping[str, Any] = {**found.input, **(data.input if data is not None else {})}
-    return known.get("dtype") == "BYTES"
 
 
 def _gates(found: Found) -> Iterator[str]:

@@ -126,7 +126,7 @@ def conclusions(recipe: Recipe, folder: Path, created: str, steps: Sequence[Step
             inputs={"data": "data", "evaluation": f"evaluate-{shipped}"},
             tools=("numpy", "scipy"),
         )
-    yield _reference(recipe, evaluated)
+    yield _reference(recipe, {**evaluated, **calibrated})
     yield Step(
         name="gate",
         module="toolchain.steps.gate",
@@ -185,7 +185,7 @@ def _about(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _reference(recipe: Recipe, evaluated: dict[str, str]) -> Step:
+def _reference(recipe: Recipe, known: dict[str, str]) -> Step:
     return Step(
         name="reference",
         module="toolchain.steps.reference",
@@ -199,6 +199,6 @@ def _reference(recipe: Recipe, evaluated: dict[str, str]) -> Step:
             "features": [plain(feature) for feature in recipe.features],
             "selftest": plain(recipe.selftest),
         },
-        inputs={"data": "data", **evaluated},
+        inputs={"data": "data", **known},
         tools=("numpy",),
     )

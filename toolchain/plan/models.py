@@ -70,6 +70,7 @@ def models(recipe: Recipe, name: str, folder: Path) -> Iterator[Step]:
             "model": plain(model),
             "task": recipe.task,
             "input": plain(recipe.input),
+            "output": recipe.output,
             "names": sorted(files),
         },
         inputs={"data": "data"},

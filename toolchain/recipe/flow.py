@@ -39,9 +39,10 @@ def is_factory(value: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value) is not None
 
 
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
+
+
 def _quoted(value: str) -> str:
     # As JSON quotes it, and what cannot be seen by its number, which YAML writes otherwise beyond 16 bits.
-    seen = (
-        c if c.isprintable() else f"\\U{ord(c):08x}" for c in value.replace("\\", "\\\\").replace('"', '\\"')
-    )
+    seen = (_ESCAPES.get(c, c if c.isprintable() else f"\\U{ord(c):08x}") for c in value)
     return f'"{"".join(seen)}"'

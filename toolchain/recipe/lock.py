@@ -20,7 +20,7 @@ from toolchain.recipe.document import parse_document
 from toolchain.recipe.misfits import misfit
 from toolchain.recipe.variants import VariantSpec
 
-Figures = dict[str, float]
+Figures = dict[str, int | float]
 
 AGAIN = "Search again with --search."
 _HEAD = """\

@@ -15,6 +15,7 @@ import msgspec
 from toolchain.recipe import Recipe
 from toolchain.recipe.base import SCHEMA_VERSION
 from toolchain.recipe.evaluation import MEASURED_METRICS, QUALITY_METRICS
+from toolchain.recipe.variants import PRECISIONS
 from toolchain.recipe.words import WORDS
 
 SCHEMA_FILE = f"recipe-{SCHEMA_VERSION}.json"
@@ -29,6 +30,7 @@ def recipe_schema() -> dict[str, Any]:
     structs = {kind.__name__: kind for kind in structs_of(Recipe)}
     definitions = {name: _definition(name, structs[name], value) for name, value in components.items()}
     _metrics(definitions)
+    _precisions(definitions)
     return {
         "$schema": DIALECT,
         "$id": SCHEMA_ID,
@@ -126,6 +128,20 @@ def _short(default: Any) -> Any:
 
 def _says_nothing(default: Any) -> bool:
     return default is None or (isinstance(default, str | list | tuple | dict) and not default)
+
+
+def _precisions(definitions: dict[str, Any]) -> None:
+    """Each format has its own precisions, so that editors offer only those."""
+    definitions["VariantSpec"]["allOf"] = [
+        {
+            "if": {
+                "properties": {"format": {"const": format}},
+                "required": [] if format == "onnx" else ["format"],
+            },
+            "then": {"properties": {"precision": {"enum": list(precisions)}}},
+        }
+        for format, precisions in PRECISIONS.items()
+    ]
 
 
 def _metrics(definitions: dict[str, Any]) -> None:

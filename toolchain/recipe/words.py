@@ -236,7 +236,10 @@ WORDS: Words = {
             "The file: one input, one output with a probability for each class, or a vector.",
             "model.onnx",
         ),
-        "external_data": ("The one file beside it that holds its weights, if it has such.", "model.onnx.data"),
+        "external_data": (
+            "The one file beside it that holds its weights, if it has such.",
+            "model.onnx.data",
+        ),
         "tokenizer": ("The tokenizer.json of a model whose input is text.", "tokenizer.json"),
     },
     "GgufModel": {

@@ -58,8 +58,10 @@ def resolve(recipe: Recipe, path: Path, *, search: bool, lock: Path | None, run:
         _check_variants(recipe, found, file)
     else:
         _check_writable(file)
-        found = _search(recipe, path.parent, run)
-        write_lock(file, found)
+        write_lock(file, _search(recipe, path.parent, run))
+        # As later builds will find it, to the last digit: the report in the bundle has these figures.
+        found = read_lock(file)
+        assert found is not None
     variants = (*(chosen.variant for chosen in found.variants), *recipe.search.keep)
     return Resolved(
         msgspec.structs.replace(recipe, variants=variants), {"lock": file.name, **msgspec.to_builtins(found)}

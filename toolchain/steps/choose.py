@@ -1,4 +1,5 @@
-"""The step that weighs the runs of a trained model: the first seed's ships, and what distilling gained is told."""
+"""The step that weighs the runs of a trained model: the first seed's ships, and what distilling gained is
+told."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ UNKNOWN_LICENSE = "unknown"
 
 
 def run(context: StepContext) -> None:
-    """Writes `data.npz` (for text generation `corpus.json`) and `data.json` (see toolchain/steps/__init__)."""
+    """Writes `data.npz` (for text generation `corpus.json`) and `data.json` (see toolchain/steps)."""
     if context.config["task"] == "text-generation":
         _write_corpus(context)
     else:

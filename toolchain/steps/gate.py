@@ -49,7 +49,9 @@ def run(context: StepContext) -> None:
     if failed:
         told = [msgspec.to_builtins(outcome) for outcome in outcomes]
         report = collect(context, config, told)
-        report["measurements"] = {name: found.measurements for name, found in candidates.items()}
+        report["measurements"] = {
+            "variants": {name: found.measurements for name, found in candidates.items()}
+        }
         raise GateError(
             f"{len(failed)} of {len(outcomes)} gates failed, the first one: {_told(failed[0])}.",
             remedy="Train a better model, or change the gate if it asks for too much.",

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from edgeops.confidence import confidences
 from edgeops.features import feature_columns
 from edgeops.manifest import Feature
 from edgeops.profiles import reference_profile
@@ -55,14 +56,22 @@ def _write_profile(context: StepContext, config: Mapping[str, Any], answers: Arr
     classifies = config["task"].endswith("classification")
     labels = context.read_json("data", "data.json")["classes"] if classifies else []
     rows = answers.reshape(-1, answers.shape[-1])
-    rows = rows[np.isfinite(rows).all(axis=1)]  # past a short text's last word there is no answer
+    rows = rows[np.any(rows, axis=1)]  # past a short text's last word there is no answer
     counts = np.bincount(rows.argmax(axis=1), minlength=len(labels)) if classifies else []
     profile = reference_profile(
         columns,
         {label: int(count) for label, count in zip(labels, counts, strict=True)},
-        rows.max(axis=1) if classifies else np.empty(0, dtype=np.float32),
+        confidences(rows, _temperature(context)) if classifies else None,
     )
     (context.out / PROFILE_FILE).write_bytes(profile.to_bytes())
+
+
+def _temperature(context: StepContext) -> float:
+    """What the device's confidence is calibrated by. 1 if no threshold was found: the gates refuse that."""
+    if "calibrate" not in context.inputs:
+        return 1.0
+    found = context.read_json("calibrate", "fallback.json")["found"]
+    return 1.0 if found is None else float(found["temperature"])
 
 
 def feature(item: dict[str, object], input_name: str) -> Feature:

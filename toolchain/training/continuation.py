@@ -1,5 +1,6 @@
-"""Sequence-level distillation (Kim and Rush, arXiv:1606.07947, section 3.2): what the teacher itself writes, as
-more text to learn from. They take its beam search's best; here it is its greedy text, or a sample."""
+"""Sequence-level distillation (Kim and Rush, arXiv:1606.07947, section 3.2): what the teacher itself
+writes, as more text to learn from. They take its beam search's best; here it is its greedy text, or a
+sample."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ CONFIDENCE = 0.95
 
 
 def summary(runs: Sequence[Mapping[str, Any]], *, metric: str = "accuracy") -> dict[str, Any]:
-    """The runs (`seed`, `alone`, `distilled`: the metric on the held-out rows) with the mean of both kinds and
-    their spread over seeds, the mean gain of distilling and its spread (None for one seed). A gain above 0
-    is good whatever the metric: for one where less is better it is how much less.
+    """The runs (`seed`, `alone`, `distilled`: the metric on the held-out rows) with the mean of both kinds
+    and their spread over seeds, the mean gain of distilling and its spread (None for one seed). A gain
+    above 0 is good whatever the metric: for one where less is better it is how much less.
 
     `verdict` is `helps` or `hurts` if the 95% confidence interval of the mean gain (Student's t over seeds,
     paired) leaves out 0, else `unclear`, as it always is with one seed.

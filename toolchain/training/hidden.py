@@ -64,8 +64,8 @@ class HiddenMatching:
                 student, teacher = self._student.values[ours], self._teacher.values[theirs]
                 if student.shape[:-1] != teacher.shape[:-1]:
                     raise ConfigError(
-                        f"{ours!r} of the student puts out {tuple(student.shape[1:])} a row and {theirs!r} of "
-                        f"the teacher {tuple(teacher.shape[1:])}: only the last may differ.",
+                        f"{ours!r} of the student puts out {tuple(student.shape[1:])} a row and {theirs!r} "
+                        f"of the teacher {tuple(teacher.shape[1:])}: only the last may differ.",
                         remedy="Match layers that see the same positions.",
                         subject="distillation.hidden.layers",
                     )
@@ -74,8 +74,9 @@ class HiddenMatching:
                 self.projections.append(nn.Identity() if same else nn.Linear(*widths, bias=False))
 
     def loss(self, *, counted: torch.Tensor | None = None) -> torch.Tensor:
-        """The weighted mean over the pairs of their mean squared error, on the batch that both models saw last.
-        `counted`, bool of shape (rows, positions), narrows it in layers that put out that many positions."""
+        """The weighted mean over the pairs of their mean squared error, on the batch that both models saw
+        last. `counted`, bool of shape (rows, positions), narrows it in layers that put out that many
+        positions."""
         losses = []
         for projection, (ours, theirs) in zip(self.projections, self.pairs, strict=True):
             student, teacher = projection(self._student.values[ours]), self._teacher.values[theirs]

@@ -1,4 +1,4 @@
-"""Hugging Face models: made by a recipe's factory, read from a folder, written to one."""
+"""Hugging Face models that are trained here: made by a recipe's factory, written to a folder."""
 
 from __future__ import annotations
 
@@ -6,57 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeops.errors import ArtifactError, ConfigError
+from edgeops.errors import ConfigError
 from toolchain.training.modules import build
 
-_AUTO_CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "text-generation": "AutoModelForCausalLM",
-}
 
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, a `transformers.PreTrainedTokenizerFast`. Code that comes with it is not run.
-
-    Raises `ArtifactError` if there is none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _unreadable("tokenizer", error) from error
-
-
-def load_model(folder: Path, task: str) -> Any:
-    """The `transformers.PreTrainedModel` in `folder`, in float32 and evaluation mode. Weights come from
-    safetensors only, and code that comes with them is not run.
-
-    Raises `ArtifactError` if there is none that can be read.
-    """
-    import torch
-    import transformers
-
-    loader = getattr(transformers, _AUTO_CLASSES[task])
-    try:
-        model = loader.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreadable("model", error) from error
-    model.eval()
-    return model
-
-
-def make_model(
-    source: Mapping[str, Any], *, tokenizer: Any, task: str, classes: list[str], seed: int
-) -> Any:
-    """The untrained model that `source`'s factory makes, with weights drawn from `seed`. It is told how to name
-    its classes, and for a language model which tokens begin, end and fill up a text.
+def make_model(source: Mapping[str, Any], *, tokenizer: Any, task: str, classes: list[str], seed: int) -> Any:
+    """The untrained model that `source`'s factory makes, with weights drawn from `seed`. It is told how to
+    name its classes, and for a language model which tokens begin, end and fill up a text.
 
     Raises `ConfigError` if the factory makes something else, or a model with too few tokens or classes.
     """
@@ -84,21 +40,13 @@ def make_model(
 
 
 def save_folder(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a Hugging Face folder: config.json, model.safetensors, the tokenizer's files. Nothing in it tells
-    of places or times."""
+    """Writes a Hugging Face folder: config.json, model.safetensors, the tokenizer's files. Nothing in it
+    tells of places or times."""
     # Where a model was read from is no property of it.
     model.config._name_or_path = ""
     tokenizer.init_kwargs.pop("name_or_path", None)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-
-
-def _unreadable(what: str, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"The {what} cannot be read ({' '.join(str(error).split())[:300]}).",
-        remedy="Check the Hugging Face folder: config.json, *.safetensors and tokenizer.json must be there.",
-        subject=what,
-    )
 
 
 def _misfit(source: Mapping[str, Any], what: str) -> ConfigError:

@@ -1,5 +1,5 @@
-"""What a run minimises over its rows: labels, and a teacher if there is one. For classifiers and language models
-alike: a language model is a classifier of each next token."""
+"""What a run minimises over its rows: labels, and a teacher if there is one. For classifiers and language
+models alike: a language model is a classifier of each next token."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ OfRows = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained module on the same device, in evaluation mode, and how it answers for the learner's rows. With
-    `remembered` answers it is asked once for all of them, else at each step."""
+    """A trained module on the same device, in evaluation mode, and how it answers for the learner's rows.
+    With `remembered` answers it is asked once for all of them, else at each step."""
 
     module: nn.Module
     forward: Forward
@@ -85,8 +85,8 @@ def taught(
     device: torch.device,
     seed: int,
 ) -> Learner:
-    """Has `objective` learn from `teacher` as the recipe's `distillation` says. Returns what is to be trained:
-    the model, with the projections of hidden-state matching where there are some."""
+    """Has `objective` learn from `teacher` as the recipe's `distillation` says. Returns what is to be
+    trained: the model, with the projections of hidden-state matching where there are some."""
     model.to(device).eval()
     teacher.to(device).eval()
     hidden = None

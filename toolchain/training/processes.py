@@ -40,12 +40,12 @@ def launch(
     if count == 1:
         run(job, single_machine(device), progress)
         return
-    from torch.multiprocessing import ProcessException, start_processes
+    from torch.multiprocessing.spawn import ProcessException, start_processes
 
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as meeting:
         arguments = (run, job, device, count, str(Path(meeting) / "processes"), messages)
-        context = start_processes(
+        context = start_processes(  # type: ignore[no-untyped-call]
             _child, args=arguments, nprocs=count, join=False, start_method="spawn"
         )
         assert context is not None

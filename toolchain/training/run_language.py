@@ -13,10 +13,11 @@ from torch.nn import functional
 from edgeops.canonical import sha256_file
 from edgeops.engines.tokenizer import TOKENIZER_FILE
 from edgeops.errors import ConfigError
+from toolchain.importing.transformer import load_model, load_tokenizer
 from toolchain.steps.arrays import load_documents
 from toolchain.training.continuation import continued
 from toolchain.training.hidden import Learner
-from toolchain.training.huggingface import load_model, load_tokenizer, make_model, save_folder
+from toolchain.training.huggingface import make_model, save_folder
 from toolchain.training.job import TrainingJob
 from toolchain.training.loop import Progress, Regime, train
 from toolchain.training.machine import Machine

@@ -24,8 +24,8 @@ from toolchain.training.selection import kept_rows
 
 
 def run_rows(job: TrainingJob, machine: Machine, progress: Progress) -> None:
-    """Trains one model for one seed. Writes `model/weights.safetensors`, and `training.json` with the accuracy
-    on the held-out rows: it is told, never chosen by."""
+    """Trains one model for one seed. Writes `model/weights.safetensors`, and `training.json` with the
+    accuracy on the held-out rows: it is told, never chosen by."""
     make_deterministic()
     device = machine.device
     inputs, labels = load_part(job.inputs["data"], "train")

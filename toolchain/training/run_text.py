@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
+from toolchain.importing.transformer import load_model, load_tokenizer
 from toolchain.steps.arrays import load_part
 from toolchain.training.hidden import Learner
-from toolchain.training.huggingface import load_model, load_tokenizer, make_model, save_folder
+from toolchain.training.huggingface import make_model, save_folder
 from toolchain.training.job import TrainingJob
 from toolchain.training.loop import Progress, Regime, train
 from toolchain.training.machine import Machine

@@ -12,8 +12,8 @@ from toolchain.steps.arrays import Array
 
 
 def kept_rows(labels: Array, class_share: Mapping[str, float], classes: Sequence[str]) -> Array:
-    """Which rows stay (bool, one a row): of each class the first `class_share` of its rows, in their order, and
-    of classes that are not named all.
+    """Which rows stay (bool, one a row): of each class the first `class_share` of its rows, in their order,
+    and of classes that are not named all.
 
     Raises `ConfigError` on a class that is not one of `classes`, `ArtifactError` if no row is left.
     """

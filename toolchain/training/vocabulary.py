@@ -8,13 +8,14 @@ number of cores; WordPiece's does not.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from edgeops.errors import ArtifactError
+from toolchain.importing.huggingface import read_json
+from toolchain.importing.prompts import SETTINGS_FILE, special_token
 
 PAD, FIRST, LAST = "[PAD]", "[CLS]", "[SEP]"
 BEGIN, END = "<|endoftext|>", "<|end|>"
@@ -110,16 +111,14 @@ def end_of_document(folder: Path) -> str:
 
     Raises `ArtifactError` (subject: the file's name) if it names none.
     """
-    config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    token = config.get("eos_token")
-    text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
+    token = special_token(read_json(folder, SETTINGS_FILE), "eos_token")
+    if not token:
         raise ArtifactError(
-            "tokenizer_config.json names no eos_token, so documents cannot be told apart.",
+            f"{SETTINGS_FILE} names no eos_token, so documents cannot be told apart.",
             remedy="Add one to the tokenizer.",
-            subject="tokenizer_config.json",
+            subject=SETTINGS_FILE,
         )
-    return text
+    return token
 
 
 def _listed(named: dict[str, Any]) -> list[str]:

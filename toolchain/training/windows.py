@@ -32,9 +32,9 @@ def token_stream(documents: Sequence[str], folder: Path) -> list[int]:
 
 
 def windows_of(stream: Sequence[int], context_tokens: int, *, what: str) -> torch.Tensor:
-    """The stream cut into windows, int64 of shape (windows, context_tokens + 1). The last token of each is the
-    first of the next, so every token but the stream's first is predicted once. What does not fill a window
-    at the end is left out.
+    """The stream cut into windows, int64 of shape (windows, context_tokens + 1). The last token of each is
+    the first of the next, so every token but the stream's first is predicted once. What does not fill a
+    window at the end is left out.
 
     Raises `ArtifactError` naming `what` if there is not one window.
     """

@@ -329,9 +329,9 @@ def test_a_damaged_file_is_refused_or_answers_and_never_kills(
     seen = dict.fromkeys(("answers", "refused"), 0)
     with Loader() as loader:
         assert loader.load(path) == "answers"
-        for what, data in itertools.islice(damaged(good, header, 7, vocabulary=tokens), 300):
+        for what, data in itertools.islice(damaged(good, header, 7, vocabulary=tokens), 200):
             path.write_bytes(data)
             outcome = loader.load(path)
             assert outcome in seen, what
             seen[outcome] += 1
-    assert min(seen.values()) > 30
+    assert min(seen.values()) > 20

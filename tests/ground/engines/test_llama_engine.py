@@ -13,11 +13,11 @@ import pytest
 
 from edgeops.canonical import sha256_file
 from edgeops.engines.base import load_language_engine
-from edgeops.engines.llama_engine import NORMALIZATION_KEY, LlamaEngine
+from edgeops.engines.llama_engine import END_TOKENS_KEY, NORMALIZATION_KEY, LlamaEngine
 from edgeops.engines.sampling import choose
 from edgeops.errors import ArtifactError, BadRequestError, ConfigError, InferenceError
 from edgeops.manifest import FileEntry, Runtime, Variant
-from edgeops_testkit.gguf_files import STRING, U32, hand_made
+from edgeops_testkit.gguf_files import ARRAY, STRING, U32, hand_made
 
 PROMPT = [5, 70, 33, 120, 8]
 
@@ -148,6 +148,21 @@ def test_text_is_normalized_where_the_file_asks_for_it(tmp_path: Path) -> None:
     made.keys[NORMALIZATION_KEY] = (STRING, "LOWER")
     with pytest.raises(ArtifactError, match="text_normalization = 'LOWER'"):
         LlamaEngine.open(made.write(tmp_path / "odd.gguf"))
+
+
+def test_the_file_says_which_tokens_end_an_answer_and_which_are_hidden(tmp_path: Path) -> None:
+    made = hand_made()
+    tokens, types = (made.keys[f"tokenizer.ggml.{key}"][1][1] for key in ("tokens", "token_type"))
+    tokens[260] = "<|endoftext|>"  # whose name alone makes it an end, and hidden, for llama.cpp
+    assert LlamaEngine.open(made.write(tmp_path / "a.gguf")).end_tokens == {1, 260}
+    made.keys[END_TOKENS_KEY] = (ARRAY, (U32, [1, 70]))
+    engine = LlamaEngine.open(made.write(tmp_path / "b.gguf"))
+    assert engine.end_tokens == {1, 70}
+    assert types[260] == 1
+    assert engine.detokenize([261, 260, 0]) == "hello<|endoftext|>"
+    made.keys[END_TOKENS_KEY] = (ARRAY, (U32, [262]))
+    with pytest.raises(ArtifactError, match="end_token_ids that are no tokens"):
+        LlamaEngine.open(made.write(tmp_path / "c.gguf"))
 
 
 def test_pieces_of_sentencepiece_lose_the_space_in_front_that_they_were_given(tmp_path: Path) -> None:

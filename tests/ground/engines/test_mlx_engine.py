@@ -95,7 +95,7 @@ def test_logits_are_those_of_transformers_and_more_bits_are_closer(tmp_path: Pat
         ("8bit", {"bits": 8, "group_size": 32}),
         ("4bit", {"bits": 4, "group_size": 32}),
     ):
-        convert(source, tmp_path / made, **options)  # type: ignore[arg-type]
+        convert(source, tmp_path / made, **options)
         engine = _load(tmp_path / made)
         tokens = engine.tokenize(TEXT)
         got, want = engine.logits(tokens), _reference(source, tokens)

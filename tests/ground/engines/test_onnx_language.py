@@ -154,7 +154,7 @@ def test_quantized_decoders_stay_close(exported: Exported, tmp_path: Path, schem
     if scheme == "dynamic":
         result = onnx_dynamic.quantize(source, target)
     else:
-        result = onnx_weight_only.quantize(source, target, bits=int(scheme))  # type: ignore[arg-type]
+        result = onnx_weight_only.quantize(source, target, bits=int(scheme))
     # Two layers of seven products and the last layer, which shares its weight in one of the two models.
     assert result.arguments["products"] == 15
     assert target.stat().st_size < 0.6 * source.stat().st_size

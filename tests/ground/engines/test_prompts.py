@@ -150,17 +150,17 @@ HOSTILE = {
     "squares": "{% set n = namespace(x=9) %}{% for i in range(64) %}{% set n.x = n.x * n.x %}{% endfor %}",
     **{
         name: "{% set n = namespace(x='ab') %}{% macro f() %}{{ n.x }}{{ n.x }}{% endmacro %}"
-        f"{{% for i in range(64) %}}{{% set y %}}{{{{ n.x }}}}{{{{ n.x }}}}{{% endset %}}"
-        f"{{% set n.x = {grown} %}}{{% endfor %}}"
+        f"{{% for i in range(64) %}}{grown}{{% endfor %}}"
         for name, grown in {
-            "plus": "n.x + n.x",
-            "tilde": "n.x ~ n.x",
-            "join": "[n.x, n.x] | join",
-            "format": "'%s%s' % (n.x, n.x)",
-            "replace": "n.x | replace('a', n.x)",
-            "method": "n.x.replace('a', n.x)",
-            "block": "y",
-            "macro": "f()",
+            "plus": "{% set n.x = n.x + n.x %}",
+            "tilde": "{% set n.x = n.x ~ n.x %}",
+            "join": "{% set n.x = [n.x, n.x] | join %}",
+            "format": "{% set n.x = '%s%s' % (n.x, n.x) %}",
+            "replace": "{% set n.x = n.x | replace('a', n.x) %}",
+            "method": "{% set n.x = n.x.replace('a', n.x) %}",
+            "block": "{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}",
+            "block of a name": "{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}",
+            "macro": "{% set n.x = f() %}",
         }.items()
     },
     "output": "{% set x = 'a' * 1000000 %}{% for i in range(99) %}{{ x }}{% endfor %}",

@@ -106,7 +106,7 @@ def test_each_word_gets_its_first_tokens_answer(words: Engine) -> None:
             for i, (first, last) in zip(pieces.ids, pieces.offsets, strict=True)
             if last > start and text[first:last].strip()
         )
-        logits = weights()[token]
+        logits = weights("word")[token]
         expected = np.exp(logits) / np.exp(logits).sum()
         np.testing.assert_allclose(got[0, number], expected, rtol=1e-5)
 

@@ -96,7 +96,9 @@ def test_a_descriptor_that_is_not_open_is_refused() -> None:
 def test_an_empty_variable_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEOPS_KEY_PIN", "")
     assert find_secret("EDGEOPS_KEY_PIN", fd=None, prompt=None, what="") is None
-    assert without_secrets({"EDGEOPS_KEY_PIN": "1", "EDGEOPS_KEY_PASSPHRASE": "2", "HOME": "/"}) == {"HOME": "/"}
+    assert without_secrets({"EDGEOPS_KEY_PIN": "1", "EDGEOPS_KEY_PASSPHRASE": "2", "HOME": "/"}) == {
+        "HOME": "/"
+    }
 
 
 @pytest.mark.slow

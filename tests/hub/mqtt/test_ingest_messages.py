@@ -82,6 +82,8 @@ def test_profiles_of_any_size_are_let_in(values: Any) -> None:
         {"cache_hits": -1},
         {"tokens": MAX_COUNT + 1},
         {"unsampled": -5},
+        {"outside": -1},
+        {"outside": 4},
         {"errors": {"engine": -1}},
         {"errors": {"engine": 4}},
         {"fallbacks": {"low_confidence": 4}},

@@ -85,6 +85,7 @@ def test_every_example_fits_its_field() -> None:
         {"gates": [{"metric": "acuracy", "at_least": 1}]},
         {"data": {"seed": 1, "calibration": 2, "held_out": 0.1}},
         {"variants": "automatic"},
+        {"variants": [{"id": "a", "model": "student", "precision": "q8_0", "memory_budget_mb": 64}]},
         {"models": {"m": {"source": "pyton", "factory": "a:b"}}},
         {"models": {"m": {"source": "onnx", "folder": "m"}}},
         {"limitation": "misspelt"},

@@ -65,6 +65,7 @@ FP32 = trial("onnx-fp32")
     [
         (trial("x", refusal="refused: nothing was quantized"), "refused: nothing was quantized"),
         (trial("x", accuracy=0.9, size_bytes=10), r"loses 0\.05 of accuracy, at most 0\.02 is allowed"),
+        (trial("x", accuracy=0.929, size_bytes=10), r"loses 0\.021 of accuracy"),
         (trial("x", accuracy=None), "there is no accuracy of it"),
         (trial("x", size_bytes=10, memory_bytes=2 * MIB), r"fails the gate memory_bytes of x <= 1048576 \(2"),
         (
@@ -86,6 +87,7 @@ def test_a_rejection_says_why(other: Trial, words: str) -> None:
     "other",
     [
         pytest.param(trial("x", size_bytes=900), id="smaller"),
+        pytest.param(trial("x", size_bytes=900, accuracy=0.93), id="smaller, and just good enough"),
         pytest.param(trial("x", latency_ms=0.9, size_bytes=1200), id="larger and faster"),
         pytest.param(trial("x", accuracy=0.96, size_bytes=1200, latency_ms=2), id="better"),
     ],
