@@ -121,12 +121,16 @@ class Classification(msgspec.Struct, frozen=True, kw_only=True):
 
 class Language(msgspec.Struct, frozen=True, kw_only=True):
     """How to speak with a causal language model: files of the bundle that belong to the weights and were
-    evaluated with them. `chat_template` is a Jinja template, `system_prompt` plain text."""
+    evaluated with them. `chat_template` is a Jinja template, `system_prompt` plain text; `bos_token` and
+    `eos_token` are the texts of the special tokens that the template may write. An answer ends at a text
+    in `stop`, too."""
 
     context_tokens: int
     chat_template: str
     system_prompt: str | None = None
     stop: tuple[str, ...] = ()
+    bos_token: str = ""
+    eos_token: str = ""
 
 
 class FallbackPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgeops.canonical import sha256_file
 from edgeops.engines.gguf_file import GgufFile
 from edgeops.engines.gguf_model import check_gguf
 from edgeops.errors import ArtifactError, ConfigError
@@ -75,7 +76,7 @@ def quantize(
             "format": "gguf",
             "precision": precision,
             "llama_ftype": number,
-            "imatrix": imatrix is not None,
+            "imatrix_sha256": None if imatrix is None else sha256_file(imatrix),
             "fallbacks": fallbacks,
         },
         before=before.tensor_counts(),

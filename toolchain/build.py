@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from edgeops.errors import ConfigError, GateError
 from edgeops.paths import home
 from edgeops.signing.keys import keyring
 from toolchain.cache import StepCache
+from toolchain.documents.html import render
 from toolchain.documents.report import main_metric
 from toolchain.executor import Executor
 from toolchain.placing import kept, locked, make_folder, place
@@ -26,28 +27,48 @@ from toolchain.recipe import Recipe
 from toolchain.recipe.file import find_recipe, read_recipe
 from toolchain.revision import revision_record
 from toolchain.runner import Outcome, View, run_plan
+from toolchain.search.resolve import resolve
+from toolchain.search.trials import Run
 
 if TYPE_CHECKING:
     from edgeops.signing.signers import Signer
 
 BUNDLE_FOLDER = "bundle"
 EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
+REPORT_SUFFIXES = (".report.json", ".report.html")
 SIGN = Step(name="sign", module="", meaning="sign the bundle", config={})
 
 
 @dataclass(frozen=True)
 class Source:
-    """A recipe that can be planned: parsed, the folder in which its relative paths begin, and the bundle to
-    compare with, if the build was given one."""
+    """A recipe: parsed, the file that it was read from, and the bundle to compare with, if the build was
+    given one. `found` is the outcome of the search for its variants (see `resolved`)."""
 
     recipe: Recipe
-    folder: Path
+    path: Path
     baseline: Path | None = None
+    found: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe's relative paths begin."""
+        return self.path.parent
+
+    def resolved(self, run: Run, *, search: bool = False, lock: Path | None = None) -> Source:
+        """The same with its variants listed: with `variants: auto` they come from the lock file, or from a
+        search, whose plans `run` runs (see toolchain/search/resolve.py)."""
+        outcome = resolve(self.recipe, self.path, search=search, lock=lock, run=run)
+        return replace(self, recipe=outcome.recipe, found=outcome.outcome)
 
     def plan(self) -> Plan:
-        """Its steps."""
-        created = _created(self.recipe)
-        return make_plan(self.recipe, folder=self.folder, created=created, baseline=self.baseline)
+        """Its steps, once its variants are listed."""
+        return make_plan(
+            self.recipe,
+            folder=self.folder,
+            created=_created(self.recipe),
+            baseline=self.baseline,
+            search=self.found,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ def read_source(recipe: str, *, baseline: Path | None = None) -> Source:
     """The recipe that `recipe` names (see `find_recipe`). `ConfigError` on one that cannot be used."""
     path = find_recipe(recipe)
     parsed = read_recipe(path, has_baseline=baseline is not None)
-    return Source(parsed, path.absolute().parent, baseline)
+    return Source(parsed, path.absolute(), baseline)
 
 
 def build_source(
@@ -91,20 +112,27 @@ def build_source(
     *,
     use_cache: bool = True,
     jobs: int | None = None,
+    search: bool = False,
+    lock: Path | None = None,
 ) -> Built:
     """Builds `source` into `out/<name>-<version>/`, signed by `signer`, at most `jobs` steps at once (None:
     as many as suit the executor).
 
-    Without `use_cache` every step runs, and nothing is kept for later builds. The folder appears, or is
+    Without `use_cache` every step runs, and nothing is kept for later builds. `search` searches again for the
+    variants of a recipe that leaves them open, and `lock` is the file for what it finds, instead of the one
+    beside the recipe. The folder appears, or is
     replaced, in one step; one that holds the same build, signed by the same key, is left as it is.
 
     Raises `ConfigError` on what cannot be used, `GateError` if a gate fails (then nothing is signed, and
     `out/<name>-<version>.report.json` has every figure), and what else a step raises.
     """
-    plan = source.plan()
     make_folder(out)
-    view.planned(len(plan.steps) + 1)
     with build_cache(use_cache=use_cache) as cache:
+        source = source.resolved(
+            lambda plan: run_plan(plan, cache, executor, view, jobs=jobs), search=search, lock=lock
+        )
+        plan = source.plan()
+        view.planned(len(plan.steps) + 1)
         outcome = run_source(plan, out, cache, executor, view, jobs=jobs)
         unsigned = outcome.entries["package"].folder / BUNDLE_FOLDER
         return sign_source(source, unsigned, out, signer, view, steps_run=outcome.steps_run)
@@ -117,7 +145,7 @@ def run_source(
     try:
         return run_plan(plan, cache, executor, view, jobs=jobs)
     except GateError as error:
-        _write_report(out / f"{plan.label}.report.json", plan, error)
+        _write_reports(out, plan, error)
         raise
 
 
@@ -136,7 +164,8 @@ def sign_source(
             steps_run = (*steps_run, SIGN.name)
         else:
             view.reused(SIGN, "the folder holds this bundle, signed by this key")
-        (out / f"{source.recipe.label}.report.json").unlink(missing_ok=True)  # of a build that failed
+        for suffix in REPORT_SUFFIXES:  # of a build that failed
+            (out / f"{source.recipe.label}{suffix}").unlink(missing_ok=True)
     return _built(verified, steps_run)
 
 
@@ -167,10 +196,16 @@ def _created(recipe: Recipe) -> str:
         ) from error
 
 
-def _write_report(path: Path, plan: Plan, error: GateError) -> None:
+def _write_reports(out: Path, plan: Plan, error: GateError) -> None:
+    """What there is to know of a build whose gates failed: as JSON, and as a page if it got that far."""
+    path = out / f"{plan.label}{REPORT_SUFFIXES[0]}"
     report = {"bundle": plan.label, "message": error.message, **error.details}
     write_atomic(path, json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     error.details["report_file"] = str(path)
+    evaluated = error.details.get("report")
+    if isinstance(evaluated, dict):
+        page = render(evaluated, evaluated.get("measurements"))
+        write_atomic(out / f"{plan.label}{REPORT_SUFFIXES[1]}", page.encode())
 
 
 def _built(bundle: VerifiedBundle, steps_run: tuple[str, ...]) -> Built:

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,16 +24,29 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.argument("recipe")
 @click.option(
-    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-    help="Where the bundle goes: DIR/<name>-<version>/.",
+    "--out", default=Path("out"), type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    show_default=True, help="Where the bundle goes: DIR/<name>-<version>/.",
 )  # fmt: skip
 @click.option(
-    "--key", required=True, metavar="KEY",
-    help="The builder's private key: a file (see edgeops keys new), or a pkcs11: URI of a key in a token.",
+    "--key", metavar="KEY", envvar="EDGEOPS_KEY", show_envvar=True,
+    help="The builder's private key: a file (see edgeops keys new), or a pkcs11: URI of a key in a token. "
+    "Default: builder.key in the configuration folder.",
 )  # fmt: skip
 @click.option(
     "--passphrase-fd", type=click.IntRange(min=0), metavar="N",
     help="Read the key's passphrase, or the token's PIN, from the first line of file descriptor N.",
+)  # fmt: skip
+@click.option(
+    "--baseline", type=_BUNDLE, metavar="BUNDLE",
+    help="The bundle of an earlier version to compare with, instead of the recipe's baseline.",
+)  # fmt: skip
+@click.option(
+    "--search", is_flag=True,
+    help="With variants: auto, search again for the variants that pay, and write the lock file anew.",
+)  # fmt: skip
+@click.option(
+    "--lock", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="The lock file of variants: auto. Default: <recipe>.lock.yaml beside the recipe.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON on stdout.")
 @click.option("--explain", is_flag=True, help="Say of each step why it runs, or why it need not.")
@@ -63,8 +76,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def build(
     recipe: str,
     out: Path,
-    key: str,
+    key: str | None,
     passphrase_fd: int | None,
+    baseline: Path | None,
+    search: bool,
+    lock: Path | None,
     as_json: bool,
     explain: bool,
     no_cache: bool,
@@ -88,20 +104,28 @@ def build(
     from toolchain.build import read_source
     from toolchain.interruption import ending_on_sigterm
 
-    _check_options(executor, ray_address, check_reproducible)
+    _check_options(executor, ray_address, check_reproducible, search=search)
     if mlflow_uri is not None:
         from toolchain.tracking import check_tracking
 
         check_tracking()
-    source = read_source(recipe)
-    signer = open_signer(key, secret_fd=passphrase_fd, prompt=terminal_prompt())
+    source = read_source(recipe, baseline=baseline)
+    signer = open_signer(key or _default_key(), secret_fd=passphrase_fd, prompt=terminal_prompt())
     with ending_on_sigterm():
         if check_reproducible:
-            built = _built_twice(source, recipe, out, signer, jobs=jobs)
+            built = _built_twice(source, out, signer, lock=lock, jobs=jobs)
         else:
             with _executor(executor, ray_address, jobs) as chosen:
                 built = _built(
-                    source, out, signer, chosen, jobs=jobs, explain=explain, use_cache=not no_cache
+                    source,
+                    out,
+                    signer,
+                    chosen,
+                    explain=explain,
+                    use_cache=not no_cache,
+                    jobs=jobs,
+                    search=search,
+                    lock=lock,
                 )
     if not as_json:
         from toolchain.view import print_summary
@@ -115,7 +139,15 @@ def build(
         click.echo(json.dumps(built.line(), ensure_ascii=False))
 
 
-def _check_options(executor: str, ray_address: str | None, check_reproducible: bool) -> None:
+def _default_key() -> str:
+    from edgeops.paths import home
+
+    return str(home().config / "builder.key")
+
+
+def _check_options(executor: str, ray_address: str | None, check_reproducible: bool, *, search: bool) -> None:
+    if check_reproducible and search:
+        raise click.UsageError("--check-reproducible builds what the lock file says: leave --search out.")
     if ray_address is not None and executor != "ray":
         raise click.UsageError("--ray-address goes with --executor ray.")
     if check_reproducible and executor == "ray":
@@ -143,27 +175,25 @@ def _built(
     signer: Signer,
     executor: Executor,
     *,
-    jobs: int | None,
     explain: bool,
-    use_cache: bool,
+    **options: Any,
 ) -> Built:
     from toolchain.build import build_source
     from toolchain.view import build_view
 
     with build_view(explain=explain) as view:
-        return build_source(source, out, signer, view, executor, use_cache=use_cache, jobs=jobs)
+        return build_source(source, out, signer, view, executor, **options)
 
 
-def _built_twice(source: Source, recipe: str, out: Path, signer: Signer, *, jobs: int | None) -> Built:
+def _built_twice(source: Source, out: Path, signer: Signer, *, lock: Path | None, jobs: int | None) -> Built:
     from toolchain.build import sign_source
     from toolchain.placing import make_folder
-    from toolchain.recipe.file import find_recipe
     from toolchain.reproducible import built_twice
     from toolchain.view import build_view
 
     make_folder(out)
     with (
-        built_twice(find_recipe(recipe), baseline=source.baseline, jobs=jobs) as (unsigned, steps_run),
+        built_twice(source.path, baseline=source.baseline, lock=lock, jobs=jobs) as (unsigned, steps_run),
         build_view(explain=False) as view,
     ):
         return sign_source(source, unsigned, out, signer, view, steps_run=steps_run)

@@ -146,6 +146,7 @@ def _connect(address: str | None) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Its own 30 s are not enough for a machine that is busy.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None and "RAY_AUTH_MODE" not in os.environ:
         # Ray would do the same by a token that it writes to the user's home, once and for all.

@@ -27,11 +27,12 @@ from toolchain.worker import Failure
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe's file, the empty folder to build into, the bundle to compare with, and how many steps may run
-    at once. Paths are absolute."""
+    at once. `lock` is the variants' lock file, if it is not the one beside the recipe. Paths are absolute."""
 
     recipe: str
     out: str
     baseline: str | None
+    lock: str | None
     jobs: int
 
 
@@ -64,7 +65,10 @@ def _build(request: Request) -> Reply:
         build_cache(use_cache=False) as cache,
         LocalExecutor(jobs=request.jobs) as executor,
     ):
-        outcome = run_plan(source.plan(), cache, executor, LineView(explain=False))
+        view = LineView(explain=False)
+        lock = None if request.lock is None else Path(request.lock)
+        source = source.resolved(lambda plan: run_plan(plan, cache, executor, view), lock=lock)
+        outcome = run_plan(source.plan(), cache, executor, view)
         (outcome.entries["package"].folder / BUNDLE_FOLDER).rename(Path(request.out) / BUNDLE_FOLDER)
     return Reply(steps_run=outcome.steps_run)
 

@@ -38,7 +38,7 @@ _SURROUNDINGS: tuple[dict[str, str], ...] = (
 
 @contextmanager
 def built_twice(
-    recipe_file: Path, *, baseline: Path | None = None, jobs: int | None = None
+    recipe_file: Path, *, baseline: Path | None = None, lock: Path | None = None, jobs: int | None = None
 ) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Builds the recipe twice without a cache, and gives the unsigned bundle, and the steps that ran, if both
     builds gave the same. The bundle is gone when the block is left.
@@ -52,14 +52,19 @@ def built_twice(
             replies = []
             for number, (place, count) in enumerate(zip(places, counts, strict=True)):
                 print(f"build  {number + 1} of 2", file=sys.stderr)  # noqa: T201 - what its processes add lines to
-                replies.append(_build(recipe_file, place, baseline, count, _SURROUNDINGS[number]))
+                replies.append(_build(recipe_file, place, baseline, lock, count, _SURROUNDINGS[number]))
             bundles = [place / "out" / BUNDLE_FOLDER for place in places]
             check_same(bundles[0], bundles[1])
         yield bundles[0], replies[0].steps_run
 
 
 def _build(
-    recipe_file: Path, place: Path, baseline: Path | None, jobs: int, surroundings: dict[str, str]
+    recipe_file: Path,
+    place: Path,
+    baseline: Path | None,
+    lock: Path | None,
+    jobs: int,
+    surroundings: dict[str, str],
 ) -> Reply:
     for name in ("out", "home", "work", "tmp"):
         (place / name).mkdir(parents=True)
@@ -67,6 +72,7 @@ def _build(
         recipe=str(recipe_file.absolute()),
         out=str(place / "out"),
         baseline=None if baseline is None else str(baseline.absolute()),
+        lock=None if lock is None else str(lock.absolute()),
         jobs=jobs,
     )
     environment = {**without_secrets(dict(os.environ)), **surroundings}

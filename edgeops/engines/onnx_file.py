@@ -65,8 +65,8 @@ class OnnxSummary:
 
 def check_onnx_file(path: Path, root: Path | None = None, *, allow_links: bool) -> OnnxSummary:
     """Checks the ONNX file at `path`. Its external data must lie in its own folder or below, and, if `root`
-    is given, that folder inside `root`. `allow_links` allows symbolic links and files with several names, those
-    that lead elsewhere too: only for folders that are the caller's own.
+    is given, that folder inside `root`. `allow_links` allows symbolic links and files with several names,
+    those that lead elsewhere too: only for folders that are the caller's own.
 
     Raises `ArtifactError` (subject: the file's name) with the reason. Time and memory are bounded whatever
     the file holds: at most `MAX_FIELDS` fields are looked at, and no weight is read.

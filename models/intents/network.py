@@ -23,7 +23,8 @@ def bert(
             num_attention_heads=heads,
             intermediate_size=2 * width,
             max_position_embeddings=tokenizer.model_max_length,
-            type_vocab_size=1,
+            # Two, though one is used: exporters try both.
+            type_vocab_size=2,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
             num_labels=len(classes),

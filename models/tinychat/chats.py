@@ -22,12 +22,10 @@ QUESTIONS = (
 )
 # Few enough that a model that is trained for a minute can know them.
 SUBJECTS = """
-str.capitalize str.count str.endswith str.find str.isdigit str.join str.lower str.replace str.split
-str.splitlines str.startswith str.strip str.swapcase str.title str.upper str.zfill
-list.append list.clear list.copy list.count list.extend list.index list.insert list.pop list.remove
-list.reverse list.sort dict.clear dict.copy dict.get dict.pop dict.setdefault set.add set.discard
-set.intersection set.pop set.union abs all any chr divmod getattr hash id isinstance len max open pow
-print repr round sorted sum vars
+str.capitalize str.isdigit str.join str.lower str.replace str.split str.splitlines str.strip str.swapcase
+str.title str.upper str.zfill list.append list.clear list.copy list.count list.extend list.index list.insert
+list.pop list.remove list.sort dict.get dict.setdefault set.add set.discard set.intersection set.pop
+set.union abs all any chr divmod hash id isinstance len open pow print repr round sorted sum
 """
 _MAX_ANSWER = 160
 
@@ -58,5 +56,5 @@ def first_sentence(text: str) -> str:
     paragraph = " ".join(text.split("\n\n", 1)[0].split())
     if not re.match(r"[A-Z]", paragraph) or not paragraph.isascii() or "->" in paragraph:
         return ""
-    sentence = re.split(r"(?<=[a-z)\]'`])\.(?:\s|$)", paragraph, maxsplit=1)[0]
+    sentence = re.split(r"\.\s+(?=[A-Z])", paragraph, maxsplit=1)[0]
     return sentence.rstrip(".") + "."

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
 WIDTH = 256
 HEAD_WIDTH = 32
-# Tokens start out larger than what the first layers add to them, so that few steps do.
-EMBEDDING_SCALE = 4.0
 
 
 def llama(*, tokenizer: Any, layers: int) -> LlamaForCausalLM:
@@ -23,18 +21,18 @@ def llama(*, tokenizer: Any, layers: int) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
-            intermediate_size=3 * WIDTH,
+            intermediate_size=4 * WIDTH,
             num_hidden_layers=layers,
             num_attention_heads=WIDTH // HEAD_WIDTH,
             num_key_value_heads=WIDTH // HEAD_WIDTH,
             max_position_embeddings=tokenizer.model_max_length,
             tie_word_embeddings=True,
+            initializer_range=WIDTH**-0.5,
         )
     )
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(EMBEDDING_SCALE)
         for layer in model.model.layers:
-            # What goes into the residual stream starts small (Radford et al., 2019, section 2.3).
-            for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                matrix.weight.mul_((2 * layers) ** -0.5)
+            # Each layer starts out adding nothing: few steps are then enough to learn what it shall add.
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
     return model

@@ -72,7 +72,7 @@ def test_the_quantizer_uses_it(folder: Path, tmp_path: Path) -> None:
     weighed = quantize(
         folder / "f16.gguf", tmp_path / "weighed.gguf", "q4_k_m", imatrix=tmp_path / "imatrix.gguf"
     )
-    assert weighed.arguments["imatrix"] is True
+    assert weighed.arguments["imatrix_sha256"] == sha256_file(tmp_path / "imatrix.gguf")
     assert plain.after == weighed.after
     assert sha256_file(tmp_path / "plain.gguf") != sha256_file(tmp_path / "weighed.gguf")
     # Weighed by what comes in, the outputs of a matrix are nearer to the original's.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from edgeops.canonical import sha256_file
 from edgeops.engines.llama_engine import LlamaEngine
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops_testkit.gguf_files import HandMade, hand_made
+from edgeops_testkit.waiting import wait_until
 from quantize.gguf_child import run_llama
 from quantize.gguf_quantize import PRECISIONS, quantize
 
@@ -55,7 +54,7 @@ def test_the_matrices_get_the_types_of_the_precision(source: Path, tmp_path: Pat
         "format": "gguf",
         "precision": precision,
         "llama_ftype": PRECISIONS[precision][0],
-        "imatrix": False,
+        "imatrix_sha256": None,
         "fallbacks": 0,
     }
     tokens = list(range(2, 60))
@@ -161,18 +160,22 @@ def test_a_native_abort_ends_the_child_only(tmp_path: Path) -> None:
     assert caught.value.subject == "tokens"
 
 
-def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+def test_the_child_dies_with_its_parent_in_the_middle_of_its_work(tmp_path: Path) -> None:
+    path = hand_made(layers=2, width=1024, forward=4096).write(tmp_path / "model.gguf")
     program = (
-        "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-P', '-m', 'quantize.gguf_child', str(1 << 30)],"
-        " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
-        "print(child.pid, flush=True)\n"
-        "child.wait()\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from quantize.gguf_quantize import quantize\n"
+        "quantize(Path(sys.argv[1]), Path(sys.argv[2]), 'iq4_xs')\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
-    parent.send_signal(signal.SIGKILL)
+    parent = psutil.Popen([sys.executable, "-c", program, str(path), str(tmp_path / "out.gguf")])
+    partial = tmp_path / ".out.gguf.partial"
+    wait_until(partial.exists, 60, "the quantizer's file")
+    (child,) = parent.children()
+    parent.kill()
     parent.wait()
-    child.wait(30)
+    psutil.wait_procs([child], timeout=60)
     assert not child.is_running()
+    # The header is written last, so a file without one was not finished.
+    assert partial.read_bytes()[:4] != b"GGUF"
+    assert not (tmp_path / "out.gguf").exists()

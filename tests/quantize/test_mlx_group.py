@@ -203,6 +203,15 @@ def test_code_that_comes_with_a_model_is_left_behind(copy: Path, tmp_path: Path)
     assert not any(b"evil" in path.read_bytes() for path in (tmp_path / "mlx").iterdir())
 
 
+def test_a_tokenizer_of_a_class_of_later_versions_can_be_loaded(copy: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    _edit(copy, "tokenizer_config.json", tokenizer_class="TokenizersBackend")
+    convert(copy, tmp_path / "mlx", bits=None)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "mlx")
+    assert loaded.decode(loaded("The names")["input_ids"]) == "The names"
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_a_folder_without_its_files_is_refused(copy: Path, tmp_path: Path, name: str) -> None:
     (copy / name).unlink()

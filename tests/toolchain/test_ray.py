@@ -30,6 +30,12 @@ pytestmark = [
 ]
 
 Steps = dict[str, dict[str, Any]]
+# A node on a busy machine takes longer to start than Ray waits for by itself.
+PATIENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "150",
+    "RAY_agent_register_timeout_ms": "150000",
+}
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -39,7 +45,7 @@ def started(folder: Path, *, hidden: Path | None = None) -> Iterator[str]:
     `hidden`: another file system is mounted there, for it alone."""
     port = free_port()
     start = (
-        f"exec {RAY} start --head --block --node-ip-address=127.0.0.1 --port={port} --num-cpus=2 "
+        f"exec {RAY} start --head --block --port={port} --num-cpus=2 "
         "--include-dashboard=false "
         f"--disable-usage-stats --temp-dir={folder} --object-store-memory=100000000"
     )
@@ -48,7 +54,7 @@ def started(folder: Path, *, hidden: Path | None = None) -> Iterator[str]:
         command = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none '{hidden}' && {start}"]
     process = subprocess.Popen(
         command,
-        env={**toy_environment(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "150"},
+        env={**toy_environment(), **PATIENT},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -56,6 +56,16 @@ def compare(tokens: Array, source: Array, score: Callable[[Sequence[int]], Array
     )
 
 
+def mean_kl(want: Sequence[Array], got: Sequence[Array]) -> float:
+    """The mean divergence over all positions, as `compare` has it, to six significant digits. Each item holds
+    the logits of one window, of shape (length, vocabulary)."""
+    divergences = [
+        _divergences(log_probabilities(wanted), log_probabilities(given))
+        for wanted, given in zip(want, got, strict=True)
+    ]
+    return float(f"{np.concatenate(divergences).mean():.6g}")
+
+
 def log_probabilities(logits: Array) -> Array:
     """log softmax along the last axis, in double precision."""
     values = logits.astype(np.float64)
@@ -108,14 +118,20 @@ def _scored(window: Array, wanted: Array, score: Callable[[Sequence[int]], Array
 def _add(sums: _Sums, window: Array, want: Array, got: Array) -> None:
     chances = np.exp(want)
     sums.positions += len(window)
-    # Rounding can carry the sum of one position below 0, where no divergence lies.
-    sums.divergence += float(np.maximum((chances * (want - got)).sum(axis=1), 0.0).sum())
+    sums.divergence += float(_divergences(want, got).sum())
     sums.agreed += int((want.argmax(axis=1) == got.argmax(axis=1)).sum())
     sums.largest = max(sums.largest, float(np.abs(np.exp(got) - chances).max()))
     rows, following = np.arange(len(window) - 1), window[1:]
     sums.followed += len(rows)
     sums.surprise -= float(got[rows, following].sum())
     sums.source_surprise -= float(want[rows, following].sum())
+
+
+def _divergences(want: Array, got: Array) -> Array:
+    """The divergence at each position, from log-probabilities."""
+    # Rounding can carry the sum of one position below 0, where no divergence lies.
+    found: Array = np.maximum((np.exp(want) * (want - got)).sum(axis=1), 0.0)
+    return found
 
 
 def _perplexity(surprise: float, count: int) -> float | None:

@@ -75,7 +75,7 @@ def _by_optimum(folder: Path, task: str, export_task: str) -> onnx.ModelProto:
                 source, output=scratch, task=export_task, do_validation=False, device="cpu"
             )
         return onnx.load(scratch / "model.onnx")
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, NotImplementedError) as error:
         what = " ".join(str(error).split())[:300]
         kind = source.config.model_type
         raise ArtifactError(

@@ -13,7 +13,9 @@ next is told in toolchain/steps/__init__.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from toolchain.plan.evaluation import conclusions, evaluations
 from toolchain.plan.models import data_steps, exports, models, quantized
@@ -23,9 +25,17 @@ from toolchain.recipe import Recipe
 __all__ = ["Plan", "Step", "make_plan", "model_step", "preferred"]
 
 
-def make_plan(recipe: Recipe, *, folder: Path, created: str, baseline: Path | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    *,
+    folder: Path,
+    created: str,
+    baseline: Path | None = None,
+    search: Mapping[str, Any] | None = None,
+) -> Plan:
     """The steps of a recipe whose relative paths begin in `folder`. `created` (RFC 3339) is the time that its
-    documents bear. `baseline` is a bundle to compare with, instead of the recipe's own."""
+    documents bear. `baseline` is a bundle to compare with, instead of the recipe's own. `search` tells, for
+    the report, how the variants were found."""
     variants = recipe.listed
     used = [name for name in recipe.models if _is_used(recipe, name)]
     steps: list[Step] = [
@@ -35,7 +45,7 @@ def make_plan(recipe: Recipe, *, folder: Path, created: str, baseline: Path | No
         *(step for variant in variants for step in quantized(recipe, variant)),
         *evaluations(recipe, folder, baseline),
     ]
-    return Plan(label=recipe.label, steps=(*steps, *conclusions(recipe, folder, created, steps)))
+    return Plan(label=recipe.label, steps=(*steps, *conclusions(recipe, created, steps, search)))
 
 
 def _is_used(recipe: Recipe, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ def _baseline(recipe: Recipe, bundle: Path) -> Iterator[Step]:
     )
 
 
-def conclusions(recipe: Recipe, folder: Path, created: str, steps: Sequence[Step]) -> Iterator[Step]:
+def conclusions(
+    recipe: Recipe, created: str, steps: Sequence[Step], search: Mapping[str, Any] | None
+) -> Iterator[Step]:
     """What follows once every variant is evaluated. Most of it needs all of them."""
     evaluated = {step.name: step.name for step in steps if step.name.startswith("evaluate-")}
     made = {model_step(variant): model_step(variant) for variant in recipe.listed}
@@ -143,7 +145,12 @@ def conclusions(recipe: Recipe, folder: Path, created: str, steps: Sequence[Step
         name="document",
         module="toolchain.steps.document",
         meaning="write the card, the report and the provenance",
-        config={"recipe": plain(recipe), "about": _about(recipe), "created": created},
+        config={
+            "recipe": plain(recipe),
+            "about": _about(recipe),
+            "created": created,
+            "search": plain(search),
+        },
         inputs={"data": "data", **models, **calibrated, "gate": "gate", **made, **evaluated, **prompts},
         tools=("huggingface_hub",),
         attests=True,

@@ -85,13 +85,14 @@ def models(recipe: Recipe, name: str, folder: Path) -> Iterator[Step]:
 def _trained(recipe: Recipe, name: str, model: PythonModel | HuggingFaceModel) -> Iterator[Step]:
     inputs = {"data": "data"} | ({"tokenizer": "tokenizer"} if recipe.tokenizer is not None else {})
     teacher = teacher_of(recipe, name)
-    factories = [recipe.models[m].factory for m in (name, teacher) if m is not None]  # type: ignore[union-attr]
     runs: dict[str, str] = {}
     for seed in model.seeds:
         for kind in ("alone", "distilled") if teacher is not None else ("alone",):
             step = f"train-{name}-{seed}-{kind}"
             runs[f"run-{seed}-{kind}"] = step
             distilled = kind == "distilled"
+            involved = [model, recipe.models[teacher]] if distilled and teacher is not None else [model]
+            factories = [factory for m in involved if (factory := getattr(m, "factory", None)) is not None]
             yield Step(
                 name=step,
                 module=f"toolchain.steps.train_{trainer(recipe, model)}",
@@ -105,8 +106,8 @@ def _trained(recipe: Recipe, name: str, model: PythonModel | HuggingFaceModel) -
                     "tokenizer": plain(recipe.tokenizer),
                 },
                 inputs={**inputs, "teacher": f"model-{teacher}"} if distilled else inputs,
-                code=tuple(module_of(f) for f in factories if f is not None),
-                tools=_tools(model),
+                code=tuple(module_of(factory) for factory in factories),
+                tools=_training_tools(model),
             )
     yield Step(
         name=f"model-{name}",
@@ -217,6 +218,13 @@ def trainer(recipe: Recipe, model: PythonModel | HuggingFaceModel) -> str:
 def _kind(model: ModelSource) -> str:
     kind: Any = plain(model)["source"]
     return str(kind)
+
+
+def _training_tools(model: PythonModel | HuggingFaceModel) -> tuple[str, ...]:
+    training = model.training
+    several = training is not None and training.device == "auto"
+    # In the order of first mention, each once.
+    return tuple(dict.fromkeys((*_tools(model), "safetensors", *(("accelerate",) if several else ()))))
 
 
 def _tools(model: ModelSource) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from toolchain.recipe.base import Positive, Rate, RecipePath, Seed, Share, Stric
 # differs from run to run and stands in measurements.json only.
 CLASSIFIER_METRICS = ("accuracy", "worst_class_accuracy", "nll", "ece", "mean_confidence", "macro_f1")
 EMBEDDING_METRICS = ("neighbour_accuracy", "cosine_min")
-LANGUAGE_METRICS = ("kl_mean", "top1_agreement", "perplexity", "prompts_passed")
+LANGUAGE_METRICS = ("kl_mean", "top1_agreement", "perplexity", "tokenizer_agreement", "prompts_passed")
 COMMON_METRICS = (
     "parity_max_abs",
     "parity_agreement",
@@ -53,7 +53,7 @@ BASELINE = "baseline"
 def metrics_of(task: Task) -> tuple[str, ...]:
     """The metrics that variants of the task have."""
     if task == "text-generation":
-        return (*LANGUAGE_METRICS, "size_bytes", *MEASURED_METRICS)
+        return (*LANGUAGE_METRICS, "parity_max_abs", "size_bytes", *MEASURED_METRICS)
     own = EMBEDDING_METRICS if task == "feature-extraction" else CLASSIFIER_METRICS
     measured = tuple(metric for metric in MEASURED_METRICS if metric != "tokens_per_s")
     return (*own, *COMMON_METRICS, *measured)

@@ -14,7 +14,7 @@ What a step leaves in its output folder for those after it:
                     training.json parameters, source; for trained ones train_rows or train_tokens and the runs
     answers-<m>     answers.npz   what the model itself gives on the held-out rows: `held_out`, and for text
                                   generation `tokens` (windows, length) and `held_out` logits of them, float32
-    export-<m>-<f>  variant/      the unquantized variant's files, the one that the engine opens first by name:
+    export-<m>-<f>  variant/      the unquantized variant's files; the one that the engine opens is
                                   model.onnx, model.gguf or model.safetensors;  export.json
     quantize-<v>    variant/      the variant's files;  quantization.json {arguments, before, after}
     prompts         prompts/      chat_template.jinja, system.txt;  prompts.json {stop}

@@ -36,6 +36,7 @@ def run(context: StepContext) -> None:
         if (context.inputs[model_step(spec)] / QUANTIZATION_FILE).exists()
     }
     report["quantization"] = quantized
+    report["search"] = config["search"]
     files = {
         f"variants/{spec.id}/{path}": sha
         for spec in recipe.listed

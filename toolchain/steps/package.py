@@ -13,6 +13,7 @@ import msgspec
 
 from edgeops.bundle import file_entry, other_files, write_manifest
 from edgeops.canonical import canonical_json
+from edgeops.errors import ArtifactError
 from edgeops.manifest import (
     MEASUREMENTS_FILE,
     SCHEMA_VERSION,
@@ -21,11 +22,19 @@ from edgeops.manifest import (
     FallbackPolicy,
     Language,
     ManifestFields,
-    Runtime,
     SelfTest,
     TensorSpec,
     Variant,
 )
+from toolchain.evaluation.prompting import (
+    PROMPTS_FILE,
+    PROMPTS_FOLDER,
+    SYSTEM_FILE,
+    TEMPLATE_FILE,
+    PromptSettings,
+)
+from toolchain.evaluation.report import EVALUATION_FILE, EvaluationResult, read_evaluation
+from toolchain.evaluation.variant import MODEL_FILES, RUNTIMES, VARIANT_FOLDER
 from toolchain.plan.step import model_step
 from toolchain.recipe import Recipe
 from toolchain.recipe.variants import VariantSpec
@@ -35,16 +44,6 @@ from toolchain.steps.reference import PROFILE_FILE, SCORES, TOKENS, VECTORS_FILE
 BUNDLE_FOLDER = "bundle"
 PROFILE_PATH = f"reference/{PROFILE_FILE}"
 VECTORS_PATH = f"selftest/{VECTORS_FILE}"
-PROMPTS_FOLDER = "prompts"
-
-# The engine that runs each format, and the oldest version that the variants' operators were tried with.
-RUNTIMES = {
-    "onnx": Runtime(engine="onnxruntime", min_version="1.22"),
-    "gguf": Runtime(engine="llama.cpp", min_version="0.3.16"),
-    "mlx": Runtime(engine="mlx", min_version="0.29"),
-}
-# The file that each engine opens: it stands first among a variant's files.
-MODEL_FILES = {"onnx": "model.onnx", "gguf": "model.gguf", "mlx": "model.safetensors"}
 
 
 def run(context: StepContext) -> None:
@@ -65,10 +64,9 @@ def run(context: StepContext) -> None:
 
 def _variant(context: StepContext, spec: VariantSpec, bundle: Path) -> Variant:
     folder = f"variants/{spec.id}"
-    shutil.copytree(context.inputs[model_step(spec)] / "variant", bundle / folder)
+    shutil.copytree(context.inputs[model_step(spec)] / VARIANT_FOLDER, bundle / folder)
     paths = sorted(path.relative_to(bundle).as_posix() for path in (bundle / folder).rglob("*"))
     first = f"{folder}/{MODEL_FILES[spec.format]}"
-    evaluation = context.read_json(f"evaluate-{spec.id}", "evaluation.json")
     return Variant(
         id=spec.id,
         format=spec.format,
@@ -79,10 +77,14 @@ def _variant(context: StepContext, spec: VariantSpec, bundle: Path) -> Variant:
         target=spec.target,
         quality={
             name: float(value)
-            for name, value in evaluation["metrics"].items()
+            for name, value in _evaluation(context, spec.id).metrics.items()
             if value is not None and name != "size_bytes"
         },
     )
+
+
+def _evaluation(context: StepContext, variant: str) -> EvaluationResult:
+    return read_evaluation(context.read_json(f"evaluate-{variant}", EVALUATION_FILE))
 
 
 def _fields(
@@ -119,7 +121,8 @@ def _interface(
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """What goes in and comes out. A language model takes token ids: making them of text is the engine's."""
     if recipe.generates:
-        vocabulary = context.read_json(f"evaluate-{variants[0].id}", "evaluation.json")["vocabulary_size"]
+        vocabulary = _evaluation(context, variants[0].id).vocabulary_size
+        assert vocabulary is not None
         tokens = TensorSpec(name=TOKENS, dtype="INT64", shape=(-1,), minimum=0, maximum=vocabulary - 1)
         return (tokens,), (TensorSpec(name=SCORES, dtype="FP32", shape=(-1, vocabulary)),)
     contract = recipe.input
@@ -146,7 +149,8 @@ def _interface(
 
 def _output(recipe: Recipe, data: Mapping[str, Any], context: StepContext) -> TensorSpec:
     if recipe.task == "feature-extraction":
-        size = context.read_json(f"evaluate-{recipe.listed[0].id}", "evaluation.json")["dimensions"]
+        size = _evaluation(context, recipe.listed[0].id).dimensions
+        assert size is not None
         return TensorSpec(name=recipe.output, dtype="FP32", shape=(-1, size))
     classes = len(data["classes"])
     shape = (-1, -1, classes) if recipe.task == "token-classification" else (-1, classes)
@@ -156,13 +160,21 @@ def _output(recipe: Recipe, data: Mapping[str, Any], context: StepContext) -> Te
 def _language(context: StepContext, bundle: Path) -> Language | None:
     if "prompts" not in context.inputs:
         return None
-    prompts = context.read_json("prompts", "prompts.json")
-    system = f"{PROMPTS_FOLDER}/system.txt"
+    prompts = msgspec.convert(context.read_json("prompts", PROMPTS_FILE), PromptSettings)
+    if prompts.context_tokens is None:
+        raise ArtifactError(
+            "The model does not say how many tokens its context holds.",
+            remedy="Set max_position_embeddings in its config.json.",
+            subject="context_tokens",
+        )
+    system = f"{PROMPTS_FOLDER}/{SYSTEM_FILE}"
     return Language(
-        context_tokens=prompts["context_tokens"],
-        chat_template=f"{PROMPTS_FOLDER}/chat_template.jinja",
+        context_tokens=prompts.context_tokens,
+        chat_template=f"{PROMPTS_FOLDER}/{TEMPLATE_FILE}",
         system_prompt=system if (bundle / system).exists() else None,
-        stop=tuple(prompts["stop"]),
+        stop=prompts.stop,
+        bos_token=prompts.bos_token,
+        eos_token=prompts.eos_token,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeops.engines.onnx_file import check_onnx_file
+from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
 from edgeops.errors import ConfigError
 from quantize import onnx_dynamic, onnx_static, onnx_weight_only
 from quantize.result import Quantized
@@ -63,6 +65,7 @@ def calibration_rows(context: StepContext, config: Mapping[str, Any], source: Pa
     if config["input"]["dtype"] != "BYTES":
         name = config["input"]["name"]
         return [{name: inputs[i : i + 1].astype(np.float32, copy=False)} for i in range(len(inputs))]
-    from edgeops.engines.text_engine import graph_inputs
-
-    return [graph_inputs(source.parent, [str(text)]) for text in inputs]
+    names = check_onnx_file(source, allow_links=True).inputs
+    tokenizer = TextTokenizer.load(source.parent / TOKENIZER_FILE)
+    batches = (tokenizer.encode_batch([str(text)]) for text in inputs)
+    return [{name: getattr(batch, name) for name in names} for batch in batches]

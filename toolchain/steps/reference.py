@@ -13,6 +13,7 @@ from edgeops.features import feature_columns
 from edgeops.manifest import Feature
 from edgeops.profiles import reference_profile
 from edgeops.selftest import SelfTestVectors, TensorValue
+from edgeops.serving.text_tensor import text_array
 from toolchain.steps.arrays import Array, load_arrays, load_part
 from toolchain.steps.context import StepContext
 
@@ -37,7 +38,7 @@ def run(context: StepContext) -> None:
     }
     shipped = outputs[config["variant"]]
     vectors = SelfTestVectors(
-        inputs={name: TensorValue.of(shipped["selftest_inputs"])},
+        inputs={name: TensorValue.of(_as_served(shipped["selftest_inputs"]))},
         expected={
             variant: {output: TensorValue.of(arrays["selftest_outputs"])}
             for variant, arrays in outputs.items()
@@ -52,18 +53,24 @@ def _write_profile(context: StepContext, config: Mapping[str, Any], answers: Arr
     name = config["input"]["name"]
     inputs, _ = load_part(context.inputs["data"], "train")
     features = [feature(item, name) for item in config["features"]]
-    columns = feature_columns(features, {name: inputs})
+    columns = feature_columns(features, {name: _as_served(inputs)})
     classifies = config["task"].endswith("classification")
     labels = context.read_json("data", "data.json")["classes"] if classifies else []
     rows = answers.reshape(-1, answers.shape[-1])
-    rows = rows[np.any(rows, axis=1)]  # past a short text's last word there is no answer
-    counts = np.bincount(rows.argmax(axis=1), minlength=len(labels)) if classifies else []
+    # Past a short text's last word there is no answer, and a word that was cut off has zeros.
+    rows = rows[np.isfinite(rows).all(axis=1) & rows.any(axis=1)]
+    counts = np.bincount(rows.argmax(axis=1), minlength=len(labels))[: len(labels)]
     profile = reference_profile(
         columns,
         {label: int(count) for label, count in zip(labels, counts, strict=True)},
         confidences(rows, _temperature(context)) if classifies else None,
     )
     (context.out / PROFILE_FILE).write_bytes(profile.to_bytes())
+
+
+def _as_served(inputs: Array) -> Array:
+    """Text as engines and features take it: files hold it in an array of fixed width, as pickles are out."""
+    return text_array(inputs.tolist()) if inputs.dtype.kind == "U" else inputs
 
 
 def _temperature(context: StepContext) -> float:

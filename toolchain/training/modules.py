@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ WEIGHTS_FILE = "weights.safetensors"
 
 def make_deterministic() -> None:
     """One thread: sums in one order. Torch refuses what has no deterministic kernel (`RuntimeError`)."""
+    # Without it cuBLAS has none (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
 

@@ -47,11 +47,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _reference(source: Path, tokens: list[int]) -> Array:
+def _reference(source: Path, tokens: list[int], *, rounded: bool = False) -> Array:
+    """What torch answers in float32, with weights `rounded` to float16 or as they are."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(source)
+    if rounded:
+        for parameter in model.parameters():  # not the buffers, which rope's angles come from
+            parameter.data = parameter.data.half().float()
     with torch.no_grad():
         rows: Array = model(torch.tensor([tokens])).logits[0].numpy()
     return rows
@@ -105,6 +109,13 @@ def test_logits_are_those_of_transformers_and_more_bits_are_closer(tmp_path: Pat
     assert errors[0] < errors[1] < errors[2] < errors[3] < 0.5
     assert errors[1] < 3e-3
     assert errors[2] < 0.04
+
+
+def test_a_float16_file_is_computed_in_float32_on_the_cpu(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "fp16", bits=None)
+    engine = _load(tmp_path / "fp16")
+    tokens = engine.tokenize(TEXT)
+    np.testing.assert_allclose(engine.logits(tokens), _reference(source, tokens, rounded=True), atol=2e-5)
 
 
 def test_with_the_cache_it_generates_what_it_would_without(engine: MlxEngine) -> None:

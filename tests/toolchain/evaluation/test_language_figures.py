@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
 from edgeops.errors import ArtifactError
-from toolchain.evaluation.language import compare, log_probabilities, tokenizer_agreement
+from toolchain.evaluation.language import compare, log_probabilities, mean_kl, tokenizer_agreement
 
 TOKENS = np.arange(24).reshape(2, 12) % 7
 
@@ -43,6 +43,14 @@ def test_the_figures_are_those_of_a_direct_computation(seed: int) -> None:
     for told, chances in ((figures, q), (source, p)):
         following = np.take_along_axis(chances[:, :-1], TOKENS[:, 1:, None], axis=-1)
         assert told["perplexity"] == pytest.approx(np.exp(-np.log(following).mean()), abs=1e-5)
+
+
+@given(seed=st.integers(0, 20))
+def test_the_mean_divergence_is_the_same_figure(seed: int) -> None:
+    want, got = scores(seed), scores(seed + 1)
+    figures, _ = compare(TOKENS, want, scorer(got))
+    assert mean_kl(list(want), list(got)) == pytest.approx(figures["kl_mean"], abs=1e-5)
+    assert mean_kl(list(want), list(want)) == 0.0
 
 
 def test_a_constant_added_to_all_logits_changes_nothing() -> None:

@@ -67,6 +67,16 @@ def asked(paths: dict[str, Path], task: str) -> np.ndarray[Any, Any]:
     return asker.ask_rows(as_inputs(inputs))
 
 
+def padding_shows(paths: dict[str, Path], task: str) -> bool:
+    """Whether a short text gets another answer beside a long one, which fills it up."""
+    variant = read_variant(paths["variant"], variant_id="v", format="onnx", precision="fp32")
+    engine = load_engine(variant, paths["variant"])
+    output = engine.outputs[0].name
+    texts = np.array(["bad", "the dog runs home the dog runs home"], dtype=object)
+    together, alone = engine.run({"text": texts})[output], engine.run({"text": texts[:1]})[output]
+    return not np.allclose(together[0][: alone.shape[1]], alone[0], atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_hugging_face_model_answers_in_the_engine_as_in_transformers(
@@ -87,6 +97,7 @@ def test_a_hugging_face_model_answers_in_the_engine_as_in_transformers(
     if task != "image-classification":
         config = json.loads((paths["variant"] / "config.json").read_bytes())
         assert config == {"input": "text", "max_tokens": 64}
+        assert not padding_shows(paths, task)
 
 
 @pytest.mark.slow

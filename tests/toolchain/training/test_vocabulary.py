@@ -1,4 +1,4 @@
-"""The tokenizer that a build trains: the same file for the same texts, every text comes back, llama.cpp reads it."""
+"""The tokenizer that a build trains: the same files for the same texts, and every text comes back."""
 
 import json
 import os
@@ -31,9 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("chat", True, True),
     ):
         made[name] = tmp_path_factory.mktemp(name)
-        train_tokenizer(
-            TEXTS, made[name], vocabulary_size=300, max_tokens=8, generates=generates, chat=chat
-        )
+        train_tokenizer(TEXTS, made[name], vocabulary_size=300, max_tokens=8, generates=generates, chat=chat)
     return made
 
 

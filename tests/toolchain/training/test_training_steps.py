@@ -1,0 +1,185 @@
+"""The steps around training: runs are weighed, prompts are brought in, the tokenizer is trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeops.errors import ArtifactError, ConfigError
+from edgeops_testkit.training import TrainingGround
+from toolchain.evaluation.prompting import PromptSettings, read_template
+from toolchain.steps import choose, prompts, tokenizer
+from toolchain.steps.arrays import load_arrays, save_arrays
+from toolchain.steps.context import StepContext
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+
+
+def context_of(folder: Path, config: dict[str, Any], inputs: dict[str, Path]) -> StepContext:
+    out = folder / "out"
+    out.mkdir()
+    return StepContext(
+        config=config,
+        inputs=inputs,
+        out=out,
+        records={},
+        progress=lambda _share, _note: None,
+        checkpoints=folder,
+    )
+
+
+def made_run(folder: Path, seed: int, kind: str, accuracy: float) -> Path:
+    """What a training step leaves."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights.safetensors").write_text(f"{seed} {kind}")
+    report = {"accuracy": accuracy, "parameters": 7, "train_rows": 3, "seed": seed, "kind": kind}
+    (folder / "training.json").write_text(json.dumps(report | {"source": "python"}))
+    return folder
+
+
+def test_the_first_seeds_distilled_model_ships_whatever_the_figures(tmp_path: Path) -> None:
+    figures = {("5", "alone"): 0.5, ("5", "distilled"): 0.4, ("6", "alone"): 0.6, ("6", "distilled"): 0.9}
+    inputs = {
+        f"run-{seed}-{kind}": made_run(tmp_path / f"{seed}-{kind}", int(seed), kind, accuracy)
+        for (seed, kind), accuracy in figures.items()
+    }
+    config = {"seeds": [5, 6], "distilled": True, "task": "tabular-classification"}
+    context = context_of(tmp_path, config, inputs)
+    choose.run(context)
+    assert (context.out / "model" / "weights.safetensors").read_text() == "5 distilled"
+    report = json.loads((context.out / "training.json").read_bytes())
+    assert report["distillation"]["runs"] == [
+        {"seed": 5, "alone": 0.5, "distilled": 0.4},
+        {"seed": 6, "alone": 0.6, "distilled": 0.9},
+    ]
+    assert report["distillation"]["verdict"] == "unclear"
+    assert {"parameters", "train_rows", "source", "distillation"} == set(report)
+
+
+def test_a_model_without_a_teacher_ships_its_first_seed(tmp_path: Path) -> None:
+    inputs = {
+        f"run-{seed}-alone": made_run(tmp_path / str(seed), seed, "alone", seed / 10) for seed in (3, 1)
+    }
+    config = {"seeds": [3, 1], "distilled": False, "task": "tabular-classification"}
+    context = context_of(tmp_path, config, inputs)
+    choose.run(context)
+    assert (context.out / "model" / "weights.safetensors").read_text() == "3 alone"
+    told = json.loads((context.out / "training.json").read_bytes())["training"]
+    assert (told["mean_alone"], told["metric"]) == (0.2, "accuracy")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A Hugging Face folder as far as prompts go: what it can hold, its tokens, its own template."""
+    folder = tmp_path / "model-student" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 99}))
+    settings = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def prompts_config(**given: Any) -> dict[str, Any]:
+    case = {"name": "one", "user": "Why?"}
+    return {"prompts": {"chat_template": None, "system": None, "stop": ["\n"], "cases": [case], **given}}
+
+
+def test_without_a_template_in_the_recipe_the_models_own_ships(tmp_path: Path, model: Path) -> None:
+    system = tmp_path / "brief.txt"
+    system.write_text("Be brief.")
+    context = context_of(
+        tmp_path, prompts_config(system="brief.txt"), {"model": model.parent, "system": system}
+    )
+    prompts.run(context)
+    assert (context.out / "prompts" / "chat_template.jinja").read_text() == TEMPLATE
+    told = json.loads((context.out / "prompts.json").read_bytes())
+    assert told == {"stop": ["\n"], "context_tokens": 99, "bos_token": "<s>", "eos_token": "</s>"}
+    template = read_template(context.out, PromptSettings(eos_token="</s>"))
+    assert template.render([{"role": "user", "content": "Why?"}]) == "system: Be brief.</s>user: Why?</s>"
+
+
+def test_the_recipes_template_goes_before_the_models_own(tmp_path: Path, model: Path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text("Q: {{ messages[-1]['content'] }}\nA:")
+    context = context_of(
+        tmp_path, prompts_config(chat_template="own.jinja"), {"model": model.parent, "chat_template": own}
+    )
+    prompts.run(context)
+    assert (context.out / "prompts" / "chat_template.jinja").read_bytes() == own.read_bytes()
+    assert not (context.out / "prompts" / "system.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("{% for", "is not a template"),
+        ("hello", "leaves out what the user says"),
+        ("{{ messages[9]['content'].x.y }}", "fails on these messages"),
+    ],
+)
+def test_a_template_that_does_not_render_is_refused(
+    tmp_path: Path, model: Path, template: str, what: str
+) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text(template)
+    context = context_of(
+        tmp_path, prompts_config(chat_template="own.jinja"), {"model": model.parent, "chat_template": own}
+    )
+    with pytest.raises(ArtifactError, match=what):
+        prompts.run(context)
+
+
+def test_no_template_anywhere_is_told_with_its_remedy(tmp_path: Path, model: Path) -> None:
+    (model / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no chat template") as caught:
+        prompts.run(context_of(tmp_path, prompts_config(), {"model": model.parent}))
+    assert caught.value.subject == "prompts.chat_template"
+
+
+def test_a_gguf_file_brings_its_own_template_and_context(tmp_path: Path) -> None:
+    from gguf import GGUFWriter
+
+    folder = tmp_path / "model-student" / "model"
+    folder.mkdir(parents=True)
+    writer = GGUFWriter(folder / "model.gguf", "llama")
+    writer.add_context_length(77)
+    writer.add_token_list(["<pad>", "<s>", "</s>"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    context = context_of(tmp_path, prompts_config(), {"model": folder.parent})
+    prompts.run(context)
+    told = json.loads((context.out / "prompts.json").read_bytes())
+    assert told == {"stop": ["\n"], "context_tokens": 77, "bos_token": "<s>", "eos_token": "</s>"}
+    assert (context.out / "prompts" / "chat_template.jinja").read_text() == TEMPLATE
+
+
+@pytest.mark.parametrize("generates", [False, True])
+def test_the_tokenizer_is_trained_on_the_training_part_alone(tmp_path: Path, generates: bool) -> None:
+    ground = TrainingGround(tmp_path)
+    if generates:
+        ground.with_documents()
+        path = tmp_path / "data" / "corpus.json"
+        parts = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**parts, "held_out": ["zzzzzz " * 500]}))
+    else:
+        ground.with_texts()
+        arrays = load_arrays(tmp_path / "data" / "data.npz")
+        arrays["held_out_inputs"] = np.array(["zzzzzz " * 500])
+        save_arrays(tmp_path / "data" / "data.npz", arrays)
+    task = "text-generation" if generates else "text-classification"
+    config = {"tokenizer": {"vocabulary_size": 400, "max_tokens": 9}, "task": task, "chat": generates}
+    context = context_of(tmp_path, config, {"data": tmp_path / "data"})
+    tokenizer.run(context)
+    content = json.loads((context.out / "tokenizer" / "tokenizer.json").read_bytes())
+    assert "Ġdoor" in content["model"]["vocab"]
+    assert "zz" not in content["model"]["vocab"]
+    settings = json.loads((context.out / "tokenizer" / "tokenizer_config.json").read_bytes())
+    assert settings["model_max_length"] == 9
+    assert (context.out / "tokenizer" / "chat_template.jinja").exists() == generates
