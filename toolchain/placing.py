@@ -86,13 +86,14 @@ def place(
         (staging / REVISION_FILE).write_bytes(canonical_json(revision))
         signer.sign_bundle(staging)
         _sync(staging)
-        _put(staging, target)
+        put_folder(staging, target)
         fsync_directory(target.parent)
     return verify_bundle(target, keys)
 
 
-def _put(staging: Path, target: Path) -> None:
-    """Renames `staging` to `target`; what was there is then at `staging`, or beside it."""
+def put_folder(staging: Path, target: Path) -> None:
+    """Renames the folder `staging` to `target`, in one step where the system can do so even if there is one
+    already. That one is then at `staging`, or at `replaced` beside it."""
     if not target.exists():
         staging.rename(target)
         return

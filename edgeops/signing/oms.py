@@ -22,7 +22,7 @@ import binascii
 import hashlib
 import importlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -179,27 +179,28 @@ def sign_bundle(bundle_dir: Path, private_key_path: Path, *, passphrase: bytes |
     `EDGEOPS_KEY_PASSPHRASE`. See `sign_with`. `ConfigError` if the key cannot be used."""
     public_key = load_private_key(private_key_path, passphrase=passphrase).public_key()
     password = passphrase_for(private_key_path, passphrase=passphrase)
-
-    def use_key(config: Any) -> None:
-        config.use_elliptic_key_signer(private_key=private_key_path, password=password)
-
-    sign_with(bundle_dir, use_key, public_key)
+    config = reference().signing.Config()
+    config.use_elliptic_key_signer(private_key=private_key_path, password=password)
+    sign_with(bundle_dir, config, public_key)
 
 
-def sign_with(bundle_dir: Path, use_key: Callable[[Any], None], public_key: PublicKey) -> None:
-    """Signs every file below `bundle_dir` but `model.sig`, and writes that, atomically. `use_key` tells the
-    reference implementation's signing configuration (`model_signing.signing.Config`) which key to take.
+def reference() -> Any:
+    """The reference implementation, `model_signing`. Imported when asked for: it takes half a second and
+    60 MB, and only builders have it."""
+    return importlib.import_module("model_signing")
+
+
+def sign_with(bundle_dir: Path, config: Any, public_key: PublicKey) -> None:
+    """Signs every file below `bundle_dir` but `model.sig`, and writes that, atomically. `config` is a signing
+    configuration of the reference implementation (`model_signing.signing.Config`) that has a key.
 
     What was signed is checked by `public_key` before it is written: `ArtifactError`, and no signature, if the
     folder holds a symbolic link, a file that the manifest does not list, or lacks one, or one differs, or if
     another key signed.
     """
-    # Imported here: it takes half a second and 60 MB, and only builders have it.
-    model_signing: Any = importlib.import_module("model_signing")
     # By default the reference ignores Git's files, so anyone could add some. Here only the signature is.
-    files = model_signing.hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
-    signer = model_signing.signing.Config().set_hashing_config(files)
-    use_key(signer)
+    files = reference().hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+    signer = config.set_hashing_config(files)
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / SIGNATURE_FILE
         try:

@@ -5,8 +5,9 @@ A signer has a public key and can sign a bundle. A key management service fits a
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgeops.errors import ConfigError
 from edgeops.signing.keys import PublicKey, is_encrypted, load_private_key
-from edgeops.signing.oms import sign_bundle, sign_with
+from edgeops.signing.oms import reference, sign_bundle, sign_with
 from edgeops.signing.passphrases import PASSPHRASE_VARIABLE, PIN_VARIABLE, Prompt, find_secret
 
 PKCS11_SCHEME = "pkcs11:"
@@ -79,9 +80,10 @@ class Pkcs11Signer:
     """A P-256 key in a PKCS #11 token: a hardware module, a smart card, SoftHSM. Needs the packages of
     `edgeops[pkcs11]`. The key signs inside the token (CKM_ECDSA)."""
 
-    def __init__(self, uri: str, public_key: PublicKey) -> None:
+    def __init__(self, config: Any, public_key: PublicKey) -> None:
         self.public_key = public_key
-        self._uri = uri  # with the PIN in it: never shown
+        # It holds the session with the token. One is enough: a process can log in only once.
+        self._config = config
 
     @classmethod
     def open(cls, uri: str, *, secret_fd: int | None = None, prompt: Prompt | None = None) -> Pkcs11Signer:
@@ -110,10 +112,22 @@ class Pkcs11Signer:
                 for index, (name, value) in enumerate(query.items())
             )
         )
-        return cls(whole, _public_key(whole))
+        config = reference().signing.Config()
+        with _token_errors():
+            config.use_pkcs11_signer(pkcs11_uri=whole, module_paths=MODULE_FOLDERS)
+        # The reference keeps its signer to itself, and gives no other way to the key in the token.
+        key = config._signer.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ConfigError(
+                "The key in the token is not a P-256 one.",
+                remedy="Make one there on the curve secp256r1 (prime256v1).",
+                subject=PKCS11_SCHEME,
+            )
+        return cls(config, key)
 
     def sign_bundle(self, folder: Path) -> None:
-        sign_with(folder, lambda config: _use(config, self._uri), self.public_key)
+        with _token_errors():
+            sign_with(folder, self._config, self.public_key)
 
 
 def _split(uri: str) -> tuple[str, dict[str, str]]:
@@ -141,22 +155,10 @@ def _pin_from(source: str) -> bytes:
         ) from error
 
 
-def _public_key(uri: str) -> PublicKey:
-    # Imported by name, as in oms.py: only builders have it.
-    config: Any = importlib.import_module("model_signing").signing.Config()
-    _use(config, uri)
-    # The reference keeps its signer to itself, and gives no other way to the key in the token.
-    key = config._signer.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ConfigError(
-            "The key in the token is not a P-256 one.",
-            remedy="Make one there on the curve secp256r1 (prime256v1).",
-            subject=PKCS11_SCHEME,
-        )
-    return key
-
-
-def _use(config: Any, uri: str) -> None:
+@contextlib.contextmanager
+def _token_errors() -> Iterator[None]:
+    """What the token or its library says, as errors of ours. It never holds the PIN, and the URI that does is
+    not repeated."""
     try:
         import PyKCS11
     except ImportError as error:
@@ -166,9 +168,8 @@ def _use(config: Any, uri: str) -> None:
             subject="PyKCS11",
         ) from error
     try:
-        config.use_pkcs11_signer(pkcs11_uri=uri, module_paths=MODULE_FOLDERS)
+        yield
     except (ValueError, OSError, PyKCS11.PyKCS11Error) as error:
-        # What the token says never holds the PIN; the URI with it in is not repeated.
         why = str(error) or str(error.__cause__ or type(error).__name__)
         raise ConfigError(
             f"The key in the PKCS #11 token cannot be used ({why}).",

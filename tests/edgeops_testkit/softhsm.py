@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -69,6 +70,8 @@ def token(folder: Path, monkeypatch: pytest.MonkeyPatch, *, curve: str = "P-256"
     )
     keys.private.unlink()  # from here on the token alone has it
     yield Token(f"pkcs11:token=desk;object=signing?module-path={module}", keys.public, module)
+    # A process logs in once, until the last session is closed: errors that were caught may hold some.
+    gc.collect()
 
 
 def _softhsm(*arguments: str) -> None:

@@ -1,10 +1,20 @@
 """Lock files that may be removed while others wait for them."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from edgeops_testkit.waiting import wait_until
 from toolchain.locks import FileLock
+
+
+def waits_for(inode: int) -> bool:
+    """Whether anyone waits for a lock on that file (proc(5), /proc/locks)."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{inode} " in line for line in lines)
 
 
 def acquired(path: Path, *, shared: bool = False) -> FileLock | None:
@@ -29,19 +39,16 @@ def test_shared_locks_go_together(tmp_path: Path) -> None:
     assert acquired(tmp_path / "a") is None
 
 
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux tells who waits for a lock")
 def test_who_waited_for_a_file_that_was_removed_locks_the_one_that_is_there(tmp_path: Path) -> None:
     path = tmp_path / "a"
     first = FileLock.acquire(path)
     assert first is not None
-    waiting, got = threading.Event(), []
-
-    def wait() -> None:
-        waiting.set()
-        got.append(FileLock.acquire(path))
-
-    thread = threading.Thread(target=wait)
+    got: list[FileLock | None] = []
+    thread = threading.Thread(target=lambda: got.append(FileLock.acquire(path)))
+    inode = path.stat().st_ino
     thread.start()
-    waiting.wait()
+    wait_until(lambda: waits_for(inode), 30, "the thread to wait for the lock")
     first.remove()
     thread.join(timeout=30)
     assert len(got) == 1
@@ -58,6 +65,7 @@ def test_two_never_hold_one_lock_however_often_it_is_removed(tmp_path: Path) -> 
             lock = FileLock.acquire(path)
             assert lock is not None
             assert inside.acquire(blocking=False), "two hold the lock"
+            time.sleep(0.0005)  # so that others come
             inside.release()
             lock.remove()
 

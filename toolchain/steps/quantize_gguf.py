@@ -14,6 +14,7 @@ from quantize import gguf_imatrix, gguf_quantize
 from quantize.result import Quantized
 from toolchain.evaluation.language import mean_kl
 from toolchain.steps.context import StepContext
+from toolchain.steps.quantizing import judged, write_record
 
 MODEL_FILE = "model.gguf"
 IMATRIX_FILE = "imatrix.gguf"
@@ -30,14 +31,12 @@ def run(context: StepContext) -> None:
     variant.mkdir()
     source, target = context.inputs["export"] / "variant" / MODEL_FILE, variant / MODEL_FILE
     precision, choice = context.config["precision"], context.config["imatrix"]
-    if choice == "never":
-        done, judged = gguf_quantize.quantize(source, target, precision, imatrix=None), None
-    else:
-        done, judged = _with_matrix(context, source, target, always=choice == "always")
-    context.write_json(
-        "quantization.json",
-        {"arguments": done.arguments, "before": done.before, "after": done.after, "imatrix": judged},
-    )
+    with judged(context.config):
+        if choice == "never":
+            done, matrix = gguf_quantize.quantize(source, target, precision, imatrix=None), None
+        else:
+            done, matrix = _with_matrix(context, source, target, always=choice == "always")
+    write_record(context, done, imatrix=matrix)
 
 
 def _with_matrix(

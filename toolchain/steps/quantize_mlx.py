@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantize import mlx_group
 from toolchain.steps.context import StepContext
+from toolchain.steps.quantizing import judged, write_record
 
 BITS = {"8bit": 8, "4bit": 4}
 DEFAULT_GROUP = 64
@@ -12,12 +13,11 @@ DEFAULT_GROUP = 64
 def run(context: StepContext) -> None:
     """Writes `variant/` and `quantization.json`."""
     config = context.config
-    done = mlx_group.convert(
-        context.inputs["model"] / "model",
-        context.out / "variant",
-        bits=BITS[config["precision"]],
-        group_size=config["group_size"] or DEFAULT_GROUP,
-    )
-    context.write_json(
-        "quantization.json", {"arguments": done.arguments, "before": done.before, "after": done.after}
-    )
+    with judged(config):
+        done = mlx_group.convert(
+            context.inputs["model"] / "model",
+            context.out / "variant",
+            bits=BITS[config["precision"]],
+            group_size=config["group_size"] or DEFAULT_GROUP,
+        )
+    write_record(context, done)

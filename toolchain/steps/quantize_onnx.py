@@ -16,6 +16,7 @@ from quantize import onnx_dynamic, onnx_static, onnx_weight_only
 from quantize.result import Quantized
 from toolchain.steps.arrays import Array, load_part
 from toolchain.steps.context import StepContext
+from toolchain.steps.quantizing import judged, write_record
 
 MODEL_FILE = "model.onnx"
 DEFAULT_CALIBRATION = "minmax"
@@ -27,10 +28,9 @@ def run(context: StepContext) -> None:
     """Writes `variant/` with the quantized model and what else the export holds, and `quantization.json`."""
     export, target = context.inputs["export"] / "variant", context.out / "variant"
     shutil.copytree(export, target, ignore=shutil.ignore_patterns(MODEL_FILE))
-    done = _quantize(context, export / MODEL_FILE, target / MODEL_FILE)
-    context.write_json(
-        "quantization.json", {"arguments": done.arguments, "before": done.before, "after": done.after}
-    )
+    with judged(context.config):
+        done = _quantize(context, export / MODEL_FILE, target / MODEL_FILE)
+    write_record(context, done)
 
 
 def _quantize(context: StepContext, source: Path, target: Path) -> Quantized:
