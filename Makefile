@@ -26,7 +26,7 @@ $(STAMPS)/demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(STAMPS)/dev: pyproject.toml constraints.txt | $(BIN)/python
 	@mkdir -p $(STAMPS)
-	@sh deploy/system-packages.sh mosquitto mosquitto-clients chromium prometheus systemd-container || true
+	@sh deploy/system-packages.sh mosquitto mosquitto-clients chromium prometheus systemd-container softhsm2 git || true
 	@echo "Installing the pinned packages of every role into $(VENV) ..."
 	$(PIP) install -c constraints.txt -e '.[agent,hub,build,text,gguf,mlx,ray,mlflow,pkcs11,dev]'
 	@touch $@ $(STAMPS)/demo

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.harness import Table
 
-BENCHES = ("predict", "ingest", "build_cache")
+BENCHES = ("predict", "ingest", "build_cache", "onnx_transformer", "gguf_quantizer")
 FOLDER = Path(__file__).parent
 
 

@@ -8,6 +8,7 @@ program_of() {
         mosquitto-clients) echo mosquitto_sub ;;
         prometheus) echo promtool ;;
         systemd-container) echo systemd-nspawn ;;
+        softhsm2) echo softhsm2-util ;;
         *) echo "$1" ;;
     esac
 }

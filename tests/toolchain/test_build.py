@@ -66,7 +66,14 @@ def test_a_changed_config_runs_the_steps_that_depend_on_it(small_build: SmallBui
     recipe = small_recipe(tmp_path, ("minimum_accepted: 1}", "minimum_accepted: 2}"))
     done = builder.run(recipe, "--explain")
     assert done.returncode == 0, done.stderr
-    assert last_line(done.stdout)["steps_run"] == ["calibrate", "gate", "document", "package", "sign"]
+    assert last_line(done.stdout)["steps_run"] == [
+        "calibrate",
+        "reference",
+        "gate",
+        "document",
+        "package",
+        "sign",
+    ]
     assert (
         "run    calibrate (find the fallback threshold): config fallback.minimum_accepted changed"
         in done.stderr
@@ -80,17 +87,14 @@ def test_a_damaged_cache_entry_is_made_again(small_build: SmallBuild, tmp_path: 
     key = next(
         path.parent.name
         for path in (builder.home / "cache/build/steps").glob("*/entry.json")
-        if json.loads(path.read_bytes())["parts"] == builds["reference"]
+        if json.loads(path.read_bytes())["parts"] == builds["answers-student"]
     )
-    damaged = builder.home / "cache/build/steps" / key / "files/profile.json"
-    damaged.write_bytes(damaged.read_bytes().replace(b"1", b"2", 1))
+    damaged = builder.home / "cache/build/steps" / key / "files/answers.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     done = builder.run(small_build.recipe, "--explain")
     assert done.returncode == 0, done.stderr
-    assert last_line(done.stdout)["steps_run"] == ["reference", "sign"]
-    assert (
-        "run    reference (make the reference profile and the self-test): its cached output is damaged"
-        in (done.stderr)
-    )
+    assert last_line(done.stdout)["steps_run"] == ["answers-student", "sign"]
+    assert "run    answers-student (ask student itself): its cached output is damaged" in done.stderr
     assert last_line(done.stdout)["digest"] == small_build.line["digest"]
 
 
@@ -118,7 +122,8 @@ def test_a_failed_gate_signs_nothing_and_reports_everything(small_build: SmallBu
     assert done.returncode == GateError.exit_code
     error = last_line(done.stdout)["error"]
     assert (error["kind"], error["subject"]) == ("gate", "accuracy of teacher-onnx-fp32 >= 1")
-    assert [path.name for path in builder.out.iterdir()] == ["digits-1.0.0.report.json"]
+    reports = ["digits-1.0.0.report.html", "digits-1.0.0.report.json"]
+    assert sorted(path.name for path in builder.out.iterdir()) == reports
     report = json.loads((builder.out / "digits-1.0.0.report.json").read_bytes())
     assert [gate["name"] for gate in report["gates"] if not gate["passed"]] == [error["subject"]]
     assert set(report["report"]["variants"]) == {"onnx-int8", "onnx-fp32", "teacher-onnx-fp32"}

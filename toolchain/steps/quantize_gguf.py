@@ -18,11 +18,11 @@ from toolchain.steps.quantizing import judged, write_record
 
 MODEL_FILE = "model.gguf"
 IMATRIX_FILE = "imatrix.gguf"
-# Calibration text: what the matrix is collected on, and what both files are held against after that. Apart,
-# or the matrix would be judged on what it was fitted to.
-WINDOW_TOKENS = 256
-COLLECT_WINDOWS = 32
-JUDGE_WINDOWS = 8
+# Of the calibration text, four fifths are what the matrix is collected on, and the last one what both files
+# are held against. Apart, or the matrix would be judged on what it was fitted to.
+WINDOW_TOKENS = 128
+MOST_WINDOWS = 80
+JUDGE_SHARE = 5
 
 
 def run(context: StepContext) -> None:
@@ -53,14 +53,16 @@ def _with_matrix(
     engine = _engine(source)
     try:
         windows = _windows(context, engine)
-        collect, judge = windows[:COLLECT_WINDOWS], windows[COLLECT_WINDOWS:]
-        if not judge and not always:
+        apart = len(windows) - len(windows) // JUDGE_SHARE
+        collect, judge = windows[:apart], windows[apart:]
+        if not judge:
             raise ConfigError(
-                "There is too little calibration text to tell whether an importance matrix helps.",
-                remedy="Set imatrix: always or never, or calibrate on more documents.",
+                f"An importance matrix takes {JUDGE_SHARE} windows of {WINDOW_TOKENS} tokens of calibration "
+                f"text, and there are {len(windows)}.",
+                remedy="Set imatrix: never, or calibrate on more documents.",
                 subject="imatrix",
             )
-        expected = [engine.logits(window) for window in judge]
+        expected = [engine.logits(window) for window in judge] if not always else []
     finally:
         engine.close()
     matrix = context.out / IMATRIX_FILE
@@ -94,10 +96,10 @@ def _windows(context: StepContext, engine: LanguageEngine) -> list[list[int]]:
     tokens: list[int] = []
     for document in documents:
         tokens += engine.tokenize(document)
-        if len(tokens) >= length * (COLLECT_WINDOWS + JUDGE_WINDOWS):
+        if len(tokens) >= length * MOST_WINDOWS:
             break
     whole = len(tokens) - len(tokens) % length
-    return [tokens[i : i + length] for i in range(0, whole, length)][: COLLECT_WINDOWS + JUDGE_WINDOWS]
+    return [tokens[i : i + length] for i in range(0, whole, length)][:MOST_WINDOWS]
 
 
 def _engine(path: Path) -> LanguageEngine:
