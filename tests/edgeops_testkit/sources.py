@@ -316,7 +316,9 @@ class StepWorker:
     what a hostile file does to its memory, or its life, is done there. What a step raises is raised here."""
 
     def __enter__(self) -> "StepWorker":
-        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        # The repository first: the folders of tests bear the packages' names.
+        here = Path(__file__)
+        paths = [str(here.parents[2]), str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "toolchain.worker", str(os.getpid())],
             stdin=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from toolchain.training.loop import Progress, Regime, train
 from toolchain.training.machine import Machine
 from toolchain.training.modules import count_parameters, make_deterministic
 from toolchain.training.objectives import Forward, Taught, taught
-from toolchain.training.windows import shuffled_stream, token_documents, windows_of
+from toolchain.training.windows import token_stream, windows_of
 
 # How much held-out text tells a run's perplexity; variants are evaluated on more, if the recipe says so.
 MAX_HELD_OUT_TOKENS = 1 << 16
@@ -40,12 +39,10 @@ def run_language(job: TrainingJob, machine: Machine, progress: Progress) -> None
     tokenizer = load_tokenizer(folder)
     training = job.model["training"]
     context = training["context_tokens"]
-    documents = token_documents(load_documents(data, "train"), folder)
-    length = training["steps"] * training["batch_size"] * context + 1
-    stream = shuffled_stream(documents, length, seed=job.seed)[:length]
+    stream = token_stream(load_documents(data, "train"), folder)
     windows = windows_of(stream, context, what="training").to(device)
-    held_out = chain.from_iterable(token_documents(load_documents(data, "held_out"), folder))
-    unseen = windows_of(list(islice(held_out, MAX_HELD_OUT_TOKENS + 1)), context, what="held-out").to(device)
+    held_out = token_stream(load_documents(data, "held_out"), folder)[: MAX_HELD_OUT_TOKENS + 1]
+    unseen = windows_of(held_out, context, what="held-out").to(device)
     model = make_model(job.model, tokenizer=tokenizer, task=job.config["task"], classes=[], seed=job.seed)
     learner = Learner(model)
     if job.distillation is None:
@@ -84,7 +81,7 @@ def run_language(job: TrainingJob, machine: Machine, progress: Progress) -> None
     job.report(
         {
             "parameters": count_parameters(model),
-            "train_tokens": sum(map(len, documents)),
+            "train_tokens": len(stream),
             "perplexity": round(perplexity(model, unseen), 6),
         }
     )

@@ -12,9 +12,9 @@ from edgeops.errors import ArtifactError
 from toolchain.training.vocabulary import end_of_document
 
 
-def token_documents(documents: Sequence[str], folder: Path) -> list[list[int]]:
-    """The tokens of each document by the tokenizer in `folder`, ended by its end token (once, if the text ends
-    in it already). Special tokens in a text are those tokens, as in formatted chats."""
+def token_stream(documents: Sequence[str], folder: Path) -> list[int]:
+    """The tokens of all documents by the tokenizer in `folder`, each document ended by its end token (once,
+    if the text ends in it already). Special tokens in a text are those tokens, as in formatted chats."""
     tokenizer = TextTokenizer.load(folder / TOKENIZER_FILE, truncate=False)
     name = end_of_document(folder)
     end = tokenizer.token_id(name)
@@ -24,18 +24,10 @@ def token_documents(documents: Sequence[str], folder: Path) -> list[list[int]]:
             remedy="Correct tokenizer_config.json.",
             subject="tokenizer_config.json",
         )
-    encoded = [tokenizer.encode(document) for document in documents]
-    return [tokens if tokens[-1:] == [end] else [*tokens, end] for tokens in encoded]
-
-
-def shuffled_stream(documents: Sequence[Sequence[int]], length: int, *, seed: int) -> list[int]:
-    """All documents in an order drawn from `seed`, then all again in another order, and so on, until there are
-    at least `length` tokens. In one order that never changed, a model would learn what follows what."""
-    generator = torch.Generator().manual_seed(seed)
     stream: list[int] = []
-    while len(stream) < length:
-        for number in torch.randperm(len(documents), generator=generator).tolist():
-            stream += documents[number]
+    for document in documents:
+        tokens = tokenizer.encode(document)
+        stream += tokens if tokens[-1:] == [end] else [*tokens, end]
     return stream
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgeops.errors import ArtifactError
 from toolchain.training.vocabulary import train_tokenizer
-from toolchain.training.windows import shuffled_stream, token_documents, windows_of
+from toolchain.training.windows import token_stream, windows_of
 
 
 @settings(deadline=None)  # torch is slow the first time
@@ -38,33 +38,12 @@ def test_each_document_ends_once(tokenizer: Path) -> None:
     from toolchain.importing.transformer import load_tokenizer
 
     known = load_tokenizer(tokenizer)
-    documents = token_documents(["the pump", "<|user|>stop<|end|><|assistant|>done<|end|>"], tokenizer)
-    assert [known.decode(document) for document in documents] == [
-        "the pump<|end|>",
-        "<|user|>stop<|end|><|assistant|>done<|end|>",
-    ]
-    assert [document.count(known.eos_token_id) for document in documents] == [1, 2]
+    stream = token_stream(["the pump", "<|user|>stop<|end|><|assistant|>done<|end|>"], tokenizer)
+    text = known.decode(stream)
+    assert text == "the pump<|end|><|user|>stop<|end|><|assistant|>done<|end|>"
+    assert stream.count(known.eos_token_id) == 3
 
 
 def test_special_tokens_in_a_document_are_one_token_each(tokenizer: Path) -> None:
-    documents = token_documents(["<|user|>", "<|assistant|>"], tokenizer)
-    assert [len(document) for document in documents] == [2, 2]
-
-
-@settings(deadline=None)
-@given(st.integers(1, 9), st.integers(1, 60), st.integers(0, 99))
-def test_a_stream_has_each_document_once_in_every_round(count: int, length: int, seed: int) -> None:
-    documents = [[number] * (number % 3 + 1) for number in range(count)]
-    size = sum(map(len, documents))
-    stream = shuffled_stream(documents, length, seed=seed)
-    assert len(stream) >= length and len(stream) % size == 0
-    for start in range(0, len(stream), size):
-        assert sorted(stream[start : start + size]) == sorted(token for d in documents for token in d)
-    assert stream == shuffled_stream(documents, length, seed=seed)
-
-
-def test_rounds_have_different_orders() -> None:
-    documents = [[number] for number in range(50)]
-    stream = shuffled_stream(documents, 150, seed=3)
-    assert len({tuple(stream[start : start + 50]) for start in (0, 50, 100)}) == 3
-    assert stream != shuffled_stream(documents, 150, seed=4)
+    stream = token_stream(["<|user|>", "<|assistant|>"], tokenizer)
+    assert len(stream) == 4
