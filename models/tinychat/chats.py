@@ -13,19 +13,19 @@ from operator import attrgetter
 TURN = "<|{role}|>{text}<|end|>"
 SYSTEM_PROMPT = "Explain Python briefly."
 
+# The name comes last: what stands close by is what a small model learns to look at first.
 QUESTIONS = (
-    "What does `{name}` do?",
     "Explain `{name}`.",
-    "What is `{name}` for?",
+    "What is `{name}`?",
     "Tell me about `{name}`.",
-    "`{name}`?",
+    "What do you know of `{name}`?",
+    "Describe `{name}`.",
 )
 # Few enough that a model that is trained for a minute can know them.
 SUBJECTS = """
-str.capitalize str.isdigit str.join str.lower str.replace str.split str.splitlines str.strip str.swapcase
-str.title str.upper str.zfill list.append list.clear list.copy list.count list.extend list.index list.insert
-list.pop list.remove list.sort dict.get dict.setdefault set.add set.discard set.intersection set.pop
-set.union abs all any chr divmod hash id isinstance len open pow print repr round sorted sum
+str.capitalize str.isdigit str.join str.lower str.replace str.split str.strip str.swapcase str.title str.upper
+list.append list.copy list.index list.pop list.sort dict.get set.add set.intersection set.pop set.union
+abs all any divmod hash isinstance len open print round sorted sum
 """
 _MAX_ANSWER = 160
 

@@ -79,8 +79,8 @@ def test_onnxs_own_checker_takes_the_graphs(built: dict[str, Any]) -> None:
 
 
 def test_llama_cpps_and_mlxs_own_tools_take_the_language_model(built: dict[str, Any]) -> None:
-    if "gguf" not in FORMATS[built["name"]]:
-        pytest.skip("not a language model")
+    for format in ("gguf", "mlx"):
+        assert bool(files_of(built, format)) == (format in FORMATS[built["name"]])
     for file in files_of(built, "gguf"):
         assert "general.architecture" in tool(BIN / "gguf-dump", file)
     for file in files_of(built, "mlx"):
