@@ -160,6 +160,7 @@ def test_a_gguf_file_brings_its_own_template_and_context(tmp_path: Path) -> None
     assert (context.out / "prompts" / "chat_template.jinja").read_text() == TEMPLATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generates", [False, True])
 def test_the_tokenizer_is_trained_on_the_training_part_alone(tmp_path: Path, generates: bool) -> None:
     ground = TrainingGround(tmp_path)

@@ -19,6 +19,9 @@ from toolchain.training.vocabulary import (
     train_tokenizer,
 )
 
+# transformers, which writes the files, takes seconds to import.
+pytestmark = pytest.mark.slow
+
 TEXTS = ["the pump in the workshop is running hot", "stop the pump", "lights off, please"] * 5
 
 
@@ -47,7 +50,6 @@ def test_every_text_comes_back(folders: dict[str, Path], text: str) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.slow
 def test_the_same_texts_give_the_same_files_in_another_process(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

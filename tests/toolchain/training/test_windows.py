@@ -34,6 +34,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_document_ends_once(tokenizer: Path) -> None:
     from toolchain.importing.transformer import load_tokenizer
 
@@ -44,6 +45,7 @@ def test_each_document_ends_once(tokenizer: Path) -> None:
     assert stream.count(known.eos_token_id) == 3
 
 
+@pytest.mark.slow
 def test_special_tokens_in_a_document_are_one_token_each(tokenizer: Path) -> None:
     stream = token_stream(["<|user|>", "<|assistant|>"], tokenizer)
     assert len(stream) == 4
