@@ -69,13 +69,21 @@ def run(quick: bool) -> Table:
     )
 
 
+def missing() -> str | None:
+    """What this bench needs and is not here, with the remedy."""
+    if Path(_found()).is_file():
+        return None
+    return "llama-quantize is not here: build it as the head of benchmarks/gguf_quantizer.py says."
+
+
+def _found() -> str:
+    return os.environ.get("LLAMA_QUANTIZE") or shutil.which("llama-quantize") or ""
+
+
 def _tool() -> Path:
-    found = os.environ.get("LLAMA_QUANTIZE") or shutil.which("llama-quantize")
-    if not found or not Path(found).is_file():
-        raise RuntimeError(
-            "llama-quantize is not here: build it and name it in LLAMA_QUANTIZE (see the module)"
-        )
-    return Path(found)
+    if (what := missing()) is not None:
+        raise SystemExit(what)
+    return Path(_found())
 
 
 def _timed_tool(tool: Path, source: Path, target: Path, precision: str) -> float:

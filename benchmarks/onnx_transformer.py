@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import Table
-from edgeops.errors import ConfigError
 from edgeops.signing.keys import new_key
 
 Array = npt.NDArray[Any]
@@ -131,15 +130,21 @@ def run(quick: bool) -> Table:
     )
 
 
-def _peers() -> Path:
+def missing() -> str | None:
+    """What this bench needs and is not here, with the remedy."""
     folder = os.environ.get(PEERS)
-    if folder is None or not (Path(folder) / "bin" / "olive").exists():
-        raise ConfigError(
-            f"{PEERS} names no environment with Olive and optimum-cli.",
-            remedy="Make one as the head of benchmarks/onnx_transformer.py says.",
-            subject=PEERS,
-        )
-    return Path(folder) / "bin"
+    if folder and all((Path(folder) / "bin" / tool).exists() for tool in ("olive", "optimum-cli")):
+        return None
+    return (
+        f"{PEERS} names no environment with Olive and optimum-cli: make one as the head of "
+        "benchmarks/onnx_transformer.py says."
+    )
+
+
+def _peers() -> Path:
+    if (what := missing()) is not None:
+        raise SystemExit(what)
+    return Path(os.environ[PEERS]) / "bin"
 
 
 def _edgeops(bench: Bench, home: Path, key: Path) -> list[list[str]]:

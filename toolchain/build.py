@@ -17,16 +17,16 @@ from edgeops.durable import write_atomic
 from edgeops.errors import ConfigError, GateError
 from edgeops.paths import home
 from edgeops.signing.keys import keyring
-from toolchain.cache import StepCache
+from toolchain.caching.cache import StepCache
 from toolchain.documents.html import render
 from toolchain.documents.report import main_metric
-from toolchain.executor import Executor
 from toolchain.placing import kept, locked, make_folder, place
 from toolchain.plan import Plan, Step, make_plan
 from toolchain.recipe import Recipe
 from toolchain.recipe.file import find_recipe, read_recipe
 from toolchain.revision import revision_record
-from toolchain.runner import Outcome, View, run_plan
+from toolchain.running.executor import Executor
+from toolchain.running.runner import Outcome, View, run_plan
 from toolchain.search.resolve import resolve
 from toolchain.search.trials import Run
 

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from edgeops.signing.signers import Signer
     from toolchain.build import Built, Source
-    from toolchain.executor import Executor
+    from toolchain.running.executor import Executor
 
 _BUNDLE = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -102,7 +102,7 @@ def build(
     from edgeops.signing.passphrases import terminal_prompt
     from edgeops.signing.signers import open_signer
     from toolchain.build import read_source
-    from toolchain.interruption import ending_on_sigterm
+    from toolchain.running.interruption import ending_on_sigterm
 
     _check_options(executor, ray_address, check_reproducible, search=search)
     if mlflow_uri is not None:
@@ -128,7 +128,7 @@ def build(
                     lock=lock,
                 )
     if not as_json:
-        from toolchain.view import print_summary
+        from toolchain.running.view import print_summary
 
         print_summary(built)
     if mlflow_uri is not None:
@@ -157,13 +157,13 @@ def _check_options(executor: str, ray_address: str | None, check_reproducible: b
 @contextlib.contextmanager
 def _executor(name: str, ray_address: str | None, jobs: int | None) -> Iterator[Executor]:
     if name == "ray":
-        from toolchain.ray_executor import RayExecutor
+        from toolchain.running.ray_executor import RayExecutor
 
         with RayExecutor(ray_address) as ray:
             yield ray
         return
-    from toolchain.executor import LocalExecutor
-    from toolchain.machine import default_jobs
+    from toolchain.running.executor import LocalExecutor
+    from toolchain.running.machine import default_jobs
 
     with LocalExecutor(jobs or default_jobs()) as local:
         yield local
@@ -179,7 +179,7 @@ def _built(
     **options: Any,
 ) -> Built:
     from toolchain.build import build_source
-    from toolchain.view import build_view
+    from toolchain.running.view import build_view
 
     with build_view(explain=explain) as view:
         return build_source(source, out, signer, view, executor, **options)
@@ -187,9 +187,9 @@ def _built(
 
 def _built_twice(source: Source, out: Path, signer: Signer, *, lock: Path | None, jobs: int | None) -> Built:
     from toolchain.build import sign_source
+    from toolchain.comparing.reproducible import built_twice
     from toolchain.placing import make_folder
-    from toolchain.reproducible import built_twice
-    from toolchain.view import build_view
+    from toolchain.running.view import build_view
 
     make_folder(out)
     with (
@@ -212,8 +212,8 @@ def list_cache(as_json: bool) -> None:
 
     from edgeops.clock import now_ms
     from edgeops.paths import home
-    from toolchain.cache import StepCache
-    from toolchain.prune import list_entries
+    from toolchain.caching.cache import StepCache
+    from toolchain.caching.prune import list_entries
 
     root = home().cache / "build"
     entries = list_entries(StepCache(root))
@@ -222,7 +222,7 @@ def list_cache(as_json: bool) -> None:
         line = {"path": str(root), "size_bytes": size_bytes, "entries": msgspec.to_builtins(entries)}
         click.echo(json.dumps(line))
         return
-    from toolchain.cache_view import print_entries
+    from toolchain.caching.cache_view import print_entries
 
     print_entries(root, entries, now_ms())
 
@@ -243,15 +243,15 @@ def prune_cache(keep_days: float, dry_run: bool, as_json: bool) -> None:
 
     from edgeops.clock import now_ms
     from edgeops.paths import home
-    from toolchain.cache import StepCache
-    from toolchain.prune import prune
+    from toolchain.caching.cache import StepCache
+    from toolchain.caching.prune import prune
 
     now = now_ms()
     pruned = prune(StepCache(home().cache / "build"), keep_days=keep_days, now_ms=now, dry_run=dry_run)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, **msgspec.to_builtins(pruned)}))
         return
-    from toolchain.cache_view import print_pruned
+    from toolchain.caching.cache_view import print_pruned
 
     print_pruned(pruned, now, dry_run=dry_run)
 
@@ -275,13 +275,13 @@ def diff(
     The exit status is 0 whether or not they differ, unless --exit-code is given.
     """
     from edgeops.signing.keys import keyring, load_public_key
-    from toolchain.diff import compare
+    from toolchain.comparing.diff import compare
 
     found = compare(old, new, keyring(load_public_key(path) for path in key_files))
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
-        from toolchain.diff_view import print_diff
+        from toolchain.comparing.diff_view import print_diff
 
         print_diff(found)
     if exit_code and not found["same"]:

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from edgeops.canonical import canonical_json
+from toolchain.running.worker import Answer, Request
 from toolchain.steps.arrays import Array, save_arrays
-from toolchain.worker import Answer, Request
 
 CLASSES = ("circle", "square", "line")
 FEATURES = 4
@@ -43,7 +43,7 @@ def run_step(
         records={name: dict(record) for name, record in (records or {}).items()},
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "toolchain.worker", str(os.getpid())],
+        [sys.executable, "-P", "-m", "toolchain.running.worker", str(os.getpid())],
         input=msgspec.json.encode(request) + b"\n",
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},

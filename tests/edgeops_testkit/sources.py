@@ -14,8 +14,8 @@ import numpy as np
 
 from edgeops import errors
 from models.dataset import Corpus, Dataset
+from toolchain.running.worker import Answer, Request
 from toolchain.steps.context import StepContext
-from toolchain.worker import Answer, Request
 
 INPUT: dict[str, Any] = {
     "name": "x",
@@ -312,15 +312,16 @@ HUGGINGFACE = {"source": "huggingface", "folder": "tiny", "factory": None, "opti
 
 
 class StepWorker:
-    """A step worker (toolchain.worker) that runs one step after another, apart from the test's own process:
-    what a hostile file does to its memory, or its life, is done there. What a step raises is raised here."""
+    """A step worker (toolchain.running.worker) that runs one step after another, apart from the test's own
+    process: what a hostile file does to its memory, or its life, is done there. What a step
+    raises is raised here."""
 
     def __enter__(self) -> "StepWorker":
         # The repository first: the folders of tests bear the packages' names.
         here = Path(__file__)
         paths = [str(here.parents[2]), str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "toolchain.worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "toolchain.running.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolchain.cache import StepCache
-from toolchain.executor import LocalExecutor
-from toolchain.interruption import ending_on_sigterm
+from toolchain.caching.cache import StepCache
 from toolchain.plan.step import Plan, Step
-from toolchain.runner import Outcome, run_plan
+from toolchain.running.executor import LocalExecutor
+from toolchain.running.interruption import ending_on_sigterm
+from toolchain.running.runner import Outcome, run_plan
 
 MODULE = "edgeops_testkit.toy_steps"
 TESTS = Path(__file__).parents[1]

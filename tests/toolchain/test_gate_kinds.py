@@ -14,8 +14,8 @@ from edgeops.errors import GateError
 from edgeops_testkit.language_models import corpus, tiny_model
 from edgeops_testkit.recipes import Builder, last_line
 from toolchain.build import build_cache, read_source, run_source
-from toolchain.executor import LocalExecutor
-from toolchain.view import LineView
+from toolchain.running.executor import LocalExecutor
+from toolchain.running.view import LineView
 
 pytestmark = pytest.mark.slow
 

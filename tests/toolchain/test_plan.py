@@ -6,7 +6,7 @@ import pytest
 
 from edgeops.errors import ConfigError
 from edgeops_testkit.recipes import PACKAGED, changed
-from toolchain.code import code_digests, tool_versions
+from toolchain.caching.code import code_digests, tool_versions
 from toolchain.plan import Plan, Step, make_plan
 from toolchain.recipe.file import read_recipe
 

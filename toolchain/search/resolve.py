@@ -12,6 +12,7 @@ import msgspec
 
 from edgeops.canonical import digest_of
 from edgeops.errors import ConfigError, GateError
+from toolchain.caching.trees import tree_digest
 from toolchain.plan.step import plain, teacher_of
 from toolchain.recipe import Recipe
 from toolchain.recipe.document import dotted
@@ -20,7 +21,6 @@ from toolchain.recipe.variant_faults import list_faults
 from toolchain.search.candidates import candidates
 from toolchain.search.choose import choose
 from toolchain.search.trials import Run, try_all
-from toolchain.trees import tree_digest
 
 
 @dataclass(frozen=True)

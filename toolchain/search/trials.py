@@ -14,7 +14,7 @@ from toolchain.evaluation.report import EVALUATION_FILE, read_evaluation
 from toolchain.plan import Plan, make_plan
 from toolchain.recipe import Recipe
 from toolchain.recipe.variants import VariantSpec
-from toolchain.runner import Outcome
+from toolchain.running.runner import Outcome
 from toolchain.search.choose import Trial
 
 # Runs a plan, or what of it is not cached, and raises what its first step that failed raised.

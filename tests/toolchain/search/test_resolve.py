@@ -13,16 +13,16 @@ import pytest
 
 from edgeops.errors import ConfigError, GateError
 from edgeops_testkit.recipes import changed, small_recipe
-from toolchain.cache import StepCache
-from toolchain.executor import LocalExecutor
+from toolchain.caching.cache import StepCache
 from toolchain.plan import Plan
 from toolchain.recipe import Recipe
 from toolchain.recipe.file import read_recipe
 from toolchain.recipe.lock import AGAIN, lock_path, read_lock, write_lock
-from toolchain.runner import Outcome, run_plan
+from toolchain.running.executor import LocalExecutor
+from toolchain.running.runner import Outcome, run_plan
+from toolchain.running.view import LineView
 from toolchain.search.candidates import candidates
 from toolchain.search.resolve import Resolved, resolve
-from toolchain.view import LineView
 
 SEARCH = """\
 variants: auto

@@ -1,0 +1,2 @@
+"""What differs: between two bundles (`edgeops diff`), and between two builds that should be the same
+(`edgeops build --check-reproducible`)."""
