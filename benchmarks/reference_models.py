@@ -34,7 +34,7 @@ def run(quick: bool) -> Table:
             start = time.perf_counter()
             built = _edgeops(root, "build", name, "--out", str(root / "out"), "--key", str(key), "--json")
             seconds = time.perf_counter() - start
-            bundle = _edgeops(root, "inspect", built["bundle"], "--json")
+            bundle = _edgeops(root, "inspect", str(root / built["path"]), "--json")
             slowest_s = max(slowest_s, seconds)
             passed += len(bundle["gates"])
             notes.append(

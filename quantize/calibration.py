@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError, ConfigError
 
 Array = npt.NDArray[Any]
@@ -36,25 +37,6 @@ class Range:
 
     low: float
     high: float
-
-
-def batches(inputs: Mapping[str, Array], *, batch_rows: int, max_rows: int) -> list[dict[str, Array]]:
-    """The first `max_rows` rows of arrays that share their first axis, `batch_rows` at a time.
-
-    Raises `ConfigError` when there is no row, or the arrays do not have as many rows as each other.
-    """
-    rows = {len(array) for array in inputs.values()}
-    if len(rows) != 1 or rows == {0}:
-        raise ConfigError(
-            f"Calibration data must have one number of rows, and has {sorted(rows)}.",
-            remedy="Give each input as many rows as the others, and at least one.",
-            subject="calibration",
-        )
-    count = min(rows.pop(), max_rows)
-    return [
-        {name: array[start : min(start + batch_rows, count)] for name, array in inputs.items()}
-        for start in range(0, count, batch_rows)
-    ]
 
 
 def activation_ranges(
@@ -134,7 +116,7 @@ def _runs(session: Any, tensors: Sequence[str], data: Sequence[Batch]) -> Iterat
         except Exception as error:
             # ONNX Runtime's exceptions have no base class of their own.
             raise ArtifactError(
-                f"The model cannot take the calibration data ({' '.join(str(error).split())[:300]}).",
+                f"The model cannot take the calibration data ({one_line(error)}).",
                 remedy="Correct the recipe's inputs, or the data.",
                 subject="calibration",
             ) from error
@@ -152,7 +134,8 @@ def _histogram(array: Array, seen: Range, *, magnitudes: bool) -> npt.NDArray[np
         edges = (seen.low, seen.high)
     if edges[0] == edges[1]:
         edges = (edges[0], edges[0] + 1.0)
-    return np.histogram(array, _BINS, range=edges)[0].astype(np.int64)
+    # In 64 bits: those of a narrow range in 32 leave no room for this many bins.
+    return np.histogram(array.astype(np.float64), _BINS, range=edges)[0].astype(np.int64)
 
 
 def _cut(histogram: npt.NDArray[np.int64], seen: Range, percentile: float) -> Range:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from edgeops.errors import ArtifactError
-from quantize.gguf_rope import Rope, rope_of
+from quantize.gguf_rope import Rope, positive, rope_of
 
 # The transformers class that a folder asks for, and its name in GGUF. Mistral is a Llama there.
 _GGUF_NAMES = {
@@ -90,7 +90,7 @@ def architecture_of(config: Mapping[str, Any], tensor_names: frozenset[str]) -> 
             "attention.head_count_kv": kv_heads,
             "attention.key_length": head_size,
             "attention.value_length": head_size,
-            "attention.layer_norm_rms_epsilon": _positive(config, "rms_norm_eps"),
+            "attention.layer_norm_rms_epsilon": positive(config, "rms_norm_eps", refuse),
             "rope.dimension_count": head_size,
             "vocab_size": vocabulary,
         },
@@ -140,13 +140,6 @@ def _whole(config: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
         refuse(f"has {key} = {value!r}, which is not a whole number above 0")
     return value
-
-
-def _positive(config: Mapping[str, Any], key: str) -> float:
-    value = config.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
-        refuse(f"has {key} = {value!r}, which is not a number above 0")
-    return float(value)
 
 
 def _kv_heads(config: Mapping[str, Any], hf_class: str, heads: int) -> int:

@@ -79,7 +79,13 @@ def quantize(*, source: str, target: str, file_type: int, threads: int, imatrix:
 def tokenize(*, source: str, texts: list[str]) -> dict[str, Any]:
     """`tokens` of each text, special ones parsed and none added; which tokens are `ends` of an answer; and
     whether one is put before a text and after it (`add_bos`, `add_eos`)."""
-    from edgeops.engines.llama_library import forget_words, last_words, llama_library
+    from edgeops.engines.llama_library import (
+        end_tokens,
+        forget_words,
+        last_words,
+        llama_library,
+        text_tokens,
+    )
 
     llama = llama_library()
     params = llama.llama_model_default_params()
@@ -89,22 +95,15 @@ def tokenize(*, source: str, texts: list[str]) -> dict[str, Any]:
     if model is None:
         raise _RefusedError(last_words() or "it does not say why")
     vocab = llama.llama_model_get_vocab(model)
-    size = llama.llama_vocab_n_tokens(vocab)
+    tokens = [text_tokens(llama, vocab, text.encode()) for text in texts]
+    if None in tokens:
+        raise _RefusedError(f"the text {texts[tokens.index(None)][:40]!r} cannot be tokenized")
     return {
-        "tokens": [_tokens(llama, vocab, text.encode()) for text in texts],
-        "ends": [token for token in range(size) if llama.llama_vocab_is_eog(vocab, token)],
+        "tokens": tokens,
+        "ends": end_tokens(llama, vocab),
         "add_bos": bool(llama.llama_vocab_get_add_bos(vocab)),
         "add_eos": bool(llama.llama_vocab_get_add_eos(vocab)),
     }
-
-
-def _tokens(llama: Any, vocab: Any, text: bytes) -> list[int]:
-    room = len(text) + 2  # no text has more tokens than bytes, but for a space put in front
-    buffer = (llama.llama_token * room)()
-    count = llama.llama_tokenize(vocab, text, len(text), buffer, room, False, True)
-    if count < 0:
-        raise _RefusedError(f"the text {text[:40]!r} cannot be tokenized")
-    return list(buffer[:count])
 
 
 def _refused(subject: str, why: str) -> ArtifactError:

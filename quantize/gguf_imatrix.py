@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeops.canonical import canonical_json, sha256_bytes
-from edgeops.engines.gguf_file import read_gguf
+from edgeops.engines.gguf_file import Tensor, read_gguf
 from edgeops.errors import ArtifactError
 from quantize.gguf_architectures import architecture_of
 from quantize.gguf_weights import open_weights, read_json
@@ -78,7 +78,7 @@ def read_importances(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     return importances
 
 
-def _floats(path: Path, tensor: Any) -> npt.NDArray[np.float32]:
+def _floats(path: Path, tensor: Tensor) -> npt.NDArray[np.float32]:
     if tensor.type != "F32":
         raise ArtifactError(f"{path.name} has {tensor.name} as {tensor.type}, not F32.", subject=path.name)
     values = np.fromfile(path, "<f4", count=tensor.size_bytes // 4, offset=tensor.offset)

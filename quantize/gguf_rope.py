@@ -57,7 +57,7 @@ def rope_of(config: Mapping[str, Any], head_size: int, *, frequencies: bool, ref
     metadata: dict[str, str | int | float] = {"freq_base": theta}
     if kind == "default":
         return Rope(metadata)
-    factor = _number(scaling, "factor", refuse)
+    factor = positive(scaling, "factor", refuse)
     if factor < 1:
         refuse(f"has a rope scaling with the factor {factor}, below 1")
     if kind == "llama3":
@@ -93,7 +93,7 @@ def _parameters(config: Mapping[str, Any], refuse: Refuse) -> tuple[dict[str, An
     theta = inner if inner is not None else outer
     if theta is None:
         theta = 10000.0  # what every one of these classes takes when the file is silent
-    return scaling, _number({"rope_theta": theta}, "rope_theta", refuse)
+    return scaling, positive({"rope_theta": theta}, "rope_theta", refuse)
 
 
 def _llama3(
@@ -101,9 +101,9 @@ def _llama3(
 ) -> npt.NDArray[np.float32]:
     """Divisors for Llama 3.1's scaling: 1 for short wavelengths, `factor` for long ones, and between them
     the reciprocal of the smooth mean that transformers takes of both (`_compute_llama3_parameters`)."""
-    low = _number(scaling, "low_freq_factor", refuse)
-    high = _number(scaling, "high_freq_factor", refuse)
-    before = _number(scaling, "original_max_position_embeddings", refuse)
+    low = positive(scaling, "low_freq_factor", refuse)
+    high = positive(scaling, "high_freq_factor", refuse)
+    before = positive(scaling, "original_max_position_embeddings", refuse)
     if high <= low:
         refuse(f"has a llama3 rope scaling whose high_freq_factor {high} is not above {low}")
     divisors = []
@@ -119,7 +119,8 @@ def _llama3(
     return np.array(divisors, np.float32)
 
 
-def _number(values: Mapping[str, Any], key: str, refuse: Refuse) -> float:
+def positive(values: Mapping[str, Any], key: str, refuse: Refuse) -> float:
+    """The number above 0 (and below 1e30) of that name in `config.json` or a part of it."""
     value = values.get(key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
         refuse(f"has {key} = {value!r}, which is not a number above 0")

@@ -94,6 +94,16 @@ def vocabulary_of(folder: Path, config: Mapping[str, Any], size: int) -> Vocabul
     )
 
 
+def original_tokenizer(folder: Path) -> Any:
+    """The folder's own `tokenizers.Tokenizer`, which neither cuts texts nor fills them up."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str((folder / FILE).read_text(encoding="utf-8"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def refuse(what: str) -> NoReturn:
     """Raises `ArtifactError` about `tokenizer.json`."""
     raise ArtifactError(
@@ -160,11 +170,7 @@ def _tokens(
 
 def _ends_added(folder: Path, settings: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[bool, bool]:
     """Whether encoding puts a token before and after the text: asked of the tokenizer itself."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str((folder / FILE).read_text(encoding="utf-8"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = original_tokenizer(folder)
     plain = tokenizer.encode("a", add_special_tokens=False).ids
     whole = tokenizer.encode("a").ids
     ends = [ids.get(_named(settings, name, ids) or "") for name in ("bos", "eos")]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeops.errors import ArtifactError
 from quantize.gguf_child import run_llama
-
-if TYPE_CHECKING:
-    from quantize.gguf_tokenizer import Vocabulary
+from quantize.gguf_tokenizer import TokenType, Vocabulary, original_tokenizer
 
 # Words of the vocabulary that are tried, spread evenly over it.
 _WORDS = 2000
@@ -48,11 +46,7 @@ def check_tokenizer(gguf: Path, folder: Path, vocabulary: Vocabulary) -> None:
 
     Raises `ArtifactError` with the first difference in `details`. llama.cpp runs in a child process.
     """
-    from tokenizers import Tokenizer
-
-    original = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    original.no_truncation()
-    original.no_padding()
+    original = original_tokenizer(folder)
     texts = [*_TEXTS, *_special_texts(vocabulary), *_words(original, vocabulary)]
     made = run_llama(
         {
@@ -78,8 +72,6 @@ def check_tokenizer(gguf: Path, folder: Path, vocabulary: Vocabulary) -> None:
 
 
 def _special_texts(vocabulary: Vocabulary) -> list[str]:
-    from quantize.gguf_tokenizer import TokenType
-
     kinds = {TokenType.CONTROL, TokenType.USER_DEFINED}
     names = [text for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind in kinds]
     return [

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError
 
 _SINGLE = "model.safetensors"
@@ -63,9 +64,7 @@ def open_weights(folder: Path) -> Iterator[Weights]:
             try:
                 files[name] = stack.enter_context(safe_open(folder / name, framework="numpy"))
             except (SafetensorError, OSError) as error:
-                raise _refused(
-                    name, f"cannot be read as safetensors ({' '.join(str(error).split())})"
-                ) from error
+                raise _refused(name, f"cannot be read as safetensors ({one_line(error)})") from error
             for tensor in files[name].keys():  # noqa: SIM118 - it is no mapping
                 kind = files[name].get_slice(tensor).get_dtype()
                 if kind not in _FLOATS:

@@ -69,7 +69,7 @@ def convert(
             remedy=f"Choose bits from {BITS} or none, a group size from {GROUP_SIZES}, and one of {DTYPES}.",
             subject="mlx",
         )
-    mx, _ = import_mlx()
+    mx, nn = import_mlx()
     config = _config(source)
     check_config(config)
     tokenizer = _tokenizer_files(source)
@@ -80,23 +80,23 @@ def convert(
     with mx.stream(mx.cpu):
         weights = {name: value for path in files for name, value in mx.load(str(path)).items()}
         model = build(config, weights)
-        _check_range(model, dtype)
+        _check_range(mx, model, dtype)
         model.set_dtype(getattr(mx, dtype))
-        layers = _quantize(model, bits, group_size)
-        if bits is not None:
-            config["quantization"] = {"bits": bits, "group_size": group_size, "mode": "affine"}
+        layers = 0 if bits is None else _quantize(nn, model, bits, group_size)
         target.mkdir(parents=True, exist_ok=True)
         _save(mx, model, target / MODEL_FILE)
     written = safetensors_heads(target / MODEL_FILE)
     after = Counter(head.dtype for head in written.values())
     made = sum(1 for name in written if name.endswith(".scales"))
-    if made != (layers if bits is not None else 0) or (bits is not None and made == 0):
+    if made != layers or (bits is not None and made == 0):
         raise ArtifactError(
             f"Quantizing {source.name} did not work: {made} of {layers} layers were quantized.",
             remedy="Leave this variant out of the recipe.",
             subject=source.name,
             details={"before": dict(before), "after": dict(after)},
         )
+    if bits is not None:
+        config["quantization"] = {"bits": bits, "group_size": group_size, "mode": "affine"}
     config["torch_dtype"] = dtype
     write_atomic(target / CONFIG_FILE, _json(config))
     for name, data in tokenizer.items():
@@ -112,13 +112,9 @@ def convert(
     return Quantized(arguments, dict(sorted(before.items())), dict(sorted(after.items())))
 
 
-def _quantize(model: Any, bits: int | None, group_size: int) -> int:
+def _quantize(nn: Any, model: Any, bits: int, group_size: int) -> int:
     """Quantizes every layer that can be, and returns how many there are."""
-    import mlx.nn as nn
-
     layers = [(path, layer) for path, layer in model.named_modules() if hasattr(layer, "to_quantized")]
-    if bits is None:
-        return len(layers)
     uneven = sorted(path for path, layer in layers if layer.weight.shape[-1] % group_size)
     if uneven:
         raise ArtifactError(
@@ -131,8 +127,7 @@ def _quantize(model: Any, bits: int | None, group_size: int) -> int:
     return len(layers)
 
 
-def _check_range(model: Any, dtype: str) -> None:
-    import mlx.core as mx
+def _check_range(mx: Any, model: Any, dtype: str) -> None:
     from mlx.utils import tree_flatten
 
     limit = _MAX_FLOAT16 if dtype == "float16" else float("inf")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-from quantize.onnx_embeddings import constant_tables, quantize_tables
+from quantize.onnx_embeddings import quantize_tables
 from quantize.onnx_files import mark_prepared, read_model, require_work, write_model
 from quantize.onnx_graph import op_counts
 from quantize.onnx_products import constant_products, plain_products
@@ -36,9 +36,7 @@ def quantize(source: Path, target: Path, *, embeddings: bool = True) -> Quantize
     before = op_counts(original)
     model = plain_products(original)
     expected = constant_products(model)
-    tables = constant_tables(model) if embeddings else 0
-    if tables:
-        quantize_tables(model)
+    tables = quantize_tables(model) if embeddings else 0
     mark_prepared(model)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"

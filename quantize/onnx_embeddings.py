@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from quantize.onnx_graph import replace_nodes
 from quantize.onnx_products import drop_unused, part_name
 
 # Smaller tables are not worth three operators.
@@ -27,20 +28,17 @@ class _Table:
     scales: str
 
 
-def constant_tables(model: onnx.ModelProto) -> int:
-    """How many lookups `quantize_tables` would change."""
-    tables = _tables(model.graph)
-    return sum(1 for node in model.graph.node if _is_lookup(node, tables))
-
-
 def quantize_tables(model: onnx.ModelProto) -> int:
     """Changes every lookup of whole rows in a constant float32 table of at least `MIN_TABLE_ELEMENTS`
-    elements, in the graph itself, not in graphs inside nodes. Returns how many it changed."""
+    elements, in the graph itself, not in graphs inside nodes. Returns how many it changed; if none, the model
+    is as it was."""
     graph = model.graph
     tables = _tables(graph)
+    lookups = sum(1 for node in graph.node if _is_lookup(node, tables))
+    if not lookups:
+        return 0
     made: dict[str, _Table] = {}
     nodes: list[onnx.NodeProto] = []
-    lookups = 0
     for node in graph.node:
         if not _is_lookup(node, tables):
             nodes.append(node)
@@ -49,10 +47,7 @@ def quantize_tables(model: onnx.ModelProto) -> int:
         if name not in made:
             made[name] = _encode(graph, name, numpy_helper.to_array(tables[name]))
         nodes.extend(_lookup(node, made[name]))
-        lookups += 1
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    graph.ClearField("node")
-    graph.node.extend(kept)
+    replace_nodes(graph, nodes)
     drop_unused(graph)
     return lookups
 

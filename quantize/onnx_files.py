@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from edgeops.durable import write_atomic
 from edgeops.engines.onnx_file import check_onnx_file
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError
 from quantize.onnx_graph import canonical_bytes
 
@@ -30,7 +31,7 @@ def read_model(source: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ArtifactError(
-            f"{source.name} cannot be read as an ONNX model ({' '.join(str(error).split())[:300]}).",
+            f"{source.name} cannot be read as an ONNX model ({one_line(error)}).",
             remedy="Export the model again.",
             subject=source.name,
         ) from error
@@ -49,7 +50,7 @@ def write_model(target: Path, model: onnx.ModelProto) -> None:
         data = canonical_bytes(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(
-            f"{target.name} is no valid model after quantizing ({' '.join(str(error).split())[:300]}).",
+            f"{target.name} is no valid model after quantizing ({one_line(error)}).",
             remedy="Leave this variant out of the recipe.",
             subject=target.name,
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -54,7 +54,7 @@ def prune(model: onnx.ModelProto) -> None:
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            kept.append(_copy(node))
+            kept.append(node)
             for nested in _graphs_of(node):
                 needed.update(name for inner in nested.node for name in inner.input)
                 needed.update(value.name for value in nested.output)
@@ -62,8 +62,31 @@ def prune(model: onnx.ModelProto) -> None:
     weights = [tensor for tensor in graph.initializer if tensor.name not in needed]
     for tensor in weights:
         graph.initializer.remove(tensor)
+    replace_nodes(graph, kept[::-1])
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Makes `nodes`, some of which may be the graph's own, the nodes of the graph."""
+    # Clearing the graph takes what is its own, so those are copied before.
+    kept = [copied(node) for node in nodes]
     graph.ClearField("node")
-    graph.node.extend(reversed(kept))
+    graph.node.extend(kept)
+
+
+def copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copy that no graph holds."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes, such as the two branches of an If."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
 
 
 def op_counts(model: onnx.ModelProto) -> dict[str, int]:
@@ -80,12 +103,8 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs in a node's attributes, and those inside them."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield from _graphs(attribute.g)
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            for nested in attribute.graphs:
-                yield from _graphs(nested)
+    for nested in subgraphs(node):
+        yield from _graphs(nested)
 
 
 def _pack(tensor: onnx.TensorProto) -> None:
@@ -107,9 +126,3 @@ def _sort_opsets(model: onnx.ModelProto) -> None:
     model.ClearField("opset_import")
     for domain, version in sorted(versions.items()):
         model.opset_import.append(onnx.helper.make_opsetid(domain, version))
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from quantize.onnx_graph import copied, replace_nodes, subgraphs
+
 PRODUCTS = ("MatMul", "Gemm")
 _FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -51,10 +53,7 @@ def plain_products(model: onnx.ModelProto, *, keep_gemm: bool = False) -> onnx.M
             nodes.extend(workshop.as_matmul(node))
         else:
             nodes.append(node)
-    # What was given away must be copied before the graph that holds it is cleared.
-    kept = [_copy(node) for node in nodes]
-    plain.graph.ClearField("node")
-    plain.graph.node.extend(kept)
+    replace_nodes(plain.graph, nodes)
     drop_unused(plain.graph)
     return plain
 
@@ -89,7 +88,7 @@ class _Workshop:
 
     def __post_init__(self) -> None:
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
-        self._producers = {name: _copy(node) for node in self.graph.node for name in node.output}
+        self._producers = {name: copied(node) for node in self.graph.node for name in node.output}
         self._names = {*self.initializers, *self._producers, *(value.name for value in self.graph.input)}
 
     def fold_weight(self, node: onnx.NodeProto) -> None:
@@ -189,15 +188,6 @@ def part_name(node: onnx.NodeProto, suffix: str) -> str:
     return f"{node.name}_{suffix}" if node.name else ""
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a node's attributes, such as the two branches of an If."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
 def _used(graph: onnx.GraphProto) -> set[str]:
     """The names that nodes read, those inside subgraphs too, and the graph's outputs."""
     used = {value.name for value in graph.output}
@@ -210,9 +200,3 @@ def _used(graph: onnx.GraphProto) -> set[str]:
 
 def _is(node: onnx.NodeProto, ops: Iterable[str]) -> bool:
     return node.op_type in ops and node.domain in _STANDARD
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy

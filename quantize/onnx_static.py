@@ -19,7 +19,7 @@ import onnx
 
 from edgeops.errors import ConfigError
 from quantize.calibration import DEFAULT_PERCENTILE, Batch, Range, activation_ranges
-from quantize.onnx_embeddings import constant_tables, quantize_tables
+from quantize.onnx_embeddings import quantize_tables
 from quantize.onnx_files import mark_prepared, read_model, require_work, write_model
 from quantize.onnx_graph import op_counts
 from quantize.onnx_products import constant_products, plain_products
@@ -62,9 +62,7 @@ def quantize(
         nodes = _weighted_nodes(model, ops)
         ranges = activation_ranges(model, _activations(nodes), rows, method=method, percentile=percentile)
         model = _with_qdq(model, nodes, sorted(set(ops)), ranges)
-    tables = constant_tables(model) if embeddings else 0
-    if tables:
-        quantize_tables(model)
+    tables = quantize_tables(model) if embeddings else 0
     after = op_counts(model)
     require_work(source.name, _quantized_nodes(model, ops), expected, before, after)
     write_model(target, model)

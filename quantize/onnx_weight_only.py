@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeops.errors import ConfigError
-from quantize.onnx_embeddings import constant_tables, quantize_tables
+from quantize.onnx_embeddings import quantize_tables
 from quantize.onnx_files import read_model, require_work, write_model
 from quantize.onnx_graph import op_counts
 from quantize.onnx_products import constant_products, plain_products
@@ -56,9 +56,7 @@ def quantize(
     before = op_counts(original)
     model = plain_products(original)
     expected = constant_products(model)
-    tables = constant_tables(model) if embeddings else 0
-    if tables:
-        quantize_tables(model)
+    tables = quantize_tables(model) if embeddings else 0
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=bits,

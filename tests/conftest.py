@@ -3,6 +3,7 @@
 import pytest
 
 import edgeops
+from edgeops_testkit import collecting
 
 __all__ = ["edgeops"]
 
@@ -10,6 +11,11 @@ __all__ = ["edgeops"]
 # Whole systems, machines and browsers wait for each other; everything else stays together by file, so that
 # a file's fixtures are made once. (pytest-xdist: --dist loadgroup)
 ONE_AT_A_TIME = ("tests/system", "tests/dashboard", "hw_tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Registered, and not just defined here, since it is for hw_tests too.
+    config.pluginmanager.register(collecting)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -17,8 +17,8 @@ from edgeops.durable import write_atomic
 from edgeops.errors import ConfigError, GateError
 from edgeops.paths import home
 from edgeops.signing.keys import keyring
-from toolchain.caching.cache import StepCache
-from toolchain.documents.html import render
+from toolchain.caching.cache import IMPORTS_FOLDER, StepCache
+from toolchain.caching.imports import imports_kept
 from toolchain.documents.report import main_metric
 from toolchain.placing import kept, locked, make_folder, place
 from toolchain.plan import Plan, Step, make_plan
@@ -27,11 +27,10 @@ from toolchain.recipe.file import find_recipe, read_recipe
 from toolchain.revision import revision_record
 from toolchain.running.executor import Executor
 from toolchain.running.runner import Outcome, View, run_plan
-from toolchain.search.resolve import resolve
-from toolchain.search.trials import Run
 
 if TYPE_CHECKING:
     from edgeops.signing.signers import Signer
+    from toolchain.search.trials import Run
 
 BUNDLE_FOLDER = "bundle"
 EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
@@ -57,6 +56,10 @@ class Source:
     def resolved(self, run: Run, *, search: bool = False, lock: Path | None = None) -> Source:
         """The same with its variants listed: with `variants: auto` they come from the lock file, or from a
         search, whose plans `run` runs (see toolchain/search/resolve.py)."""
+        if self.recipe.search is None and not search and lock is None:
+            return self
+        from toolchain.search.resolve import resolve  # which most builds do without
+
         outcome = resolve(self.recipe, self.path, search=search, lock=lock, run=run)
         return replace(self, recipe=outcome.recipe, found=outcome.outcome)
 
@@ -173,7 +176,8 @@ def sign_source(
 def build_cache(*, use_cache: bool = True) -> Iterator[StepCache]:
     """The builder's step cache, or an empty one that is gone afterwards."""
     if use_cache:
-        with StepCache(home().cache / "build") as cache:
+        root = home().cache / "build"
+        with StepCache(root) as cache, imports_kept(root / IMPORTS_FOLDER):
             yield cache
         return
     with tempfile.TemporaryDirectory(prefix="edgeops-build-") as folder, StepCache(Path(folder)) as cache:
@@ -204,6 +208,8 @@ def _write_reports(out: Path, plan: Plan, error: GateError) -> None:
     error.details["report_file"] = str(path)
     evaluated = error.details.get("report")
     if isinstance(evaluated, dict):
+        from toolchain.documents.html import render
+
         page = render(evaluated, evaluated.get("measurements"))
         write_atomic(out / f"{plan.label}{REPORT_SUFFIXES[1]}", page.encode())
 

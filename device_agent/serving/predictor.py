@@ -78,6 +78,7 @@ class Predictor:
         classification = fields.classification
         self._output = classification.output if classification else ""
         self._classes = len(classification.classes) if classification else 0
+        self._one_item = (1, self._classes)
         self._temperature = fields.fallback.temperature if fields.fallback else 1.0
         self._recalibrates = self._temperature != 1
 
@@ -109,7 +110,7 @@ class Predictor:
             latency_ms = (perf_counter() - start) * 1000
             return Prediction(outputs, [-1] * items, [_NAN] * items, latency_ms, outside, False)
         probabilities = outputs[self._output]
-        if probabilities.shape == (1, self._classes):
+        if probabilities.shape == self._one_item:
             best = int(probabilities.argmax())
             confidence = float(probabilities.item(best))
             if self._recalibrates:

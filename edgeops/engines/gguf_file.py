@@ -9,8 +9,6 @@ edgeops/engines/gguf_model.py. The standard library only; memory and time grow w
 from __future__ import annotations
 
 import mmap
-import os
-import stat
 import struct
 from array import array
 from collections import Counter
@@ -20,6 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from edgeops.engines.plain_file import plain_file
 from edgeops.errors import ArtifactError
 
 MAX_HEADER_BYTES = 1 << 30
@@ -108,23 +107,11 @@ def read_gguf(path: Path, *, keep: Container[str] = (), allow_links: bool = True
     follow each other at the file's alignment and end where the file does. Without `allow_links` a symbolic
     link, or a file with a second name (a hard link), is refused: its content may change behind one's back.
     """
-    try:
-        # O_NONBLOCK: a pipe that nobody writes to must not hold this up.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if allow_links else os.O_NOFOLLOW))
-    except OSError as error:
-        raise _refused(path.name, f"cannot be read ({error.strerror})") from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(path.name, "is not a file")
-        if not allow_links and status.st_nlink != 1:
-            raise _refused(path.name, f"has {status.st_nlink} names (hard links)")
-        if status.st_size < 24:
+    with plain_file(path, _refused, allow_links=allow_links) as (fd, size_bytes):
+        if size_bytes < 24:
             raise _refused(path.name, "is too short for a GGUF file")
-        with mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ) as data:
+        with mmap.mmap(fd, size_bytes, access=mmap.ACCESS_READ) as data:
             return _Reader(path.name, data, keep).read()
-    finally:
-        os.close(fd)
 
 
 class _Reader:

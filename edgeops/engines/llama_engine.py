@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from edgeops.engines.gguf_file import GgufFile
 from edgeops.engines.gguf_model import check_gguf
-from edgeops.engines.language_files import require_version, variant_file
-from edgeops.engines.llama_library import forget_words, last_words, llama_library
-from edgeops.engines.sampling import check_tokens, continuation
+from edgeops.engines.language_base import ContextEngine
+from edgeops.engines.llama_library import end_tokens, forget_words, last_words, llama_library, text_tokens
+from edgeops.engines.refusals import refused
+from edgeops.engines.variant_files import bundle_file, require_version
 from edgeops.errors import ArtifactError, BadRequestError, InferenceError
 from edgeops.manifest import Variant
 from edgeops.serving.host import Array
@@ -34,24 +35,28 @@ _MAX_LOGITS_BYTES = 64 << 20
 _FLASH_ATTENTION_OFF = 0  # enum llama_flash_attn_type
 
 
-class LlamaEngine:
+class LlamaEngine(ContextEngine):
     """A loaded GGUF model. Not thread-safe. The answer depends on the file, the tokens, the version of
-    llama.cpp, the CPU's instruction set and the number of threads alone; nothing is kept between calls."""
+    llama.cpp, the CPU's instruction set and the number of threads alone; nothing is kept between calls.
+
+    There is one context: once another call has begun, the next token of an earlier `generate` is an
+    `InferenceError`.
+    """
 
     def __init__(self, llama: Any, model: Any, context: Any, file: GgufFile, context_tokens: int) -> None:
+        vocab = llama.llama_model_get_vocab(model)
+        size: int = llama.llama_vocab_n_tokens(vocab)
+        ends = file.metadata.get(END_TOKENS_KEY)
+        if not isinstance(ends, array):
+            ends = array("i", end_tokens(llama, vocab))
+        super().__init__(vocabulary_size=size, context_tokens=context_tokens, end_tokens=frozenset(ends))
         self._llama = llama
         self._model = model
         self._context = context
-        self._vocab = llama.llama_model_get_vocab(model)
-        self._size: int = llama.llama_vocab_n_tokens(self._vocab)
-        self._context_tokens = context_tokens
-        ends = file.metadata.get(END_TOKENS_KEY)
-        if not isinstance(ends, array):
-            ends = array("i", (t for t in range(self._size) if llama.llama_vocab_is_eog(self._vocab, t)))
-        self._ends = frozenset(ends)
+        self._vocab = vocab
         types = file.metadata.get("tokenizer.ggml.token_type")
         self._types = types if isinstance(types, array) else None
-        self._batch_tokens = _batch_tokens(self._size, context_tokens)
+        self._batch_tokens = _batch_tokens(size, context_tokens)
         self._form = file.metadata.get(NORMALIZATION_KEY)
         sentencepiece = file.metadata.get("tokenizer.ggml.model") == "llama"
         self._spaced = sentencepiece and file.metadata.get("tokenizer.ggml.add_space_prefix", True) is True
@@ -75,7 +80,7 @@ class LlamaEngine:
             )
         llama = llama_library()
         require_version(variant, llama.__version__, "llama-cpp-python", "llama-cpp-python")
-        path = variant_file(variant, bundle_dir, Path(variant.files[0].path).name)
+        path = bundle_file(bundle_dir, variant.files[0].path)
         return cls.open(path, threads=threads, context_tokens=context_tokens)
 
     @classmethod
@@ -100,21 +105,6 @@ class LlamaEngine:
             raise _refused(path.name)
         return cls(llama, model, context, file, length)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens there are; ids go from 0 to one less."""
-        return self._size
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens, prompt and answer together, that one call can hold."""
-        return self._context_tokens
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return self._ends
-
     def tokenize(self, text: str) -> list[int]:
         """The text's tokens. The names of special tokens in it become those tokens; none is added.
 
@@ -127,44 +117,33 @@ class LlamaEngine:
             data = text.encode()
         except UnicodeEncodeError as error:
             raise BadRequestError("The text is not Unicode.", subject="text") from error
-        room = len(data) + 2  # no text has more tokens than bytes, but for a space put in front
-        buffer = (self._llama.llama_token * room)()
-        count = self._llama.llama_tokenize(self._vocab, data, len(data), buffer, room, False, True)
-        if count < 0:
+        tokens = text_tokens(self._llama, self._vocab, data)
+        if tokens is None:
             raise InferenceError("llama.cpp cannot tokenize this text.")
-        return list(buffer[:count])
+        return tokens
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out; bytes that are no UTF-8 become U+FFFD. Where the
         tokenizer puts a space in front of a text, the one in front of this is left out."""
         self._open()
         for token in tokens:
-            if not 0 <= token < self._size:
+            if not 0 <= token < self._vocabulary_size:
                 raise BadRequestError(f"{token!r} is not a token of this model.", subject="tokens")
         text = b"".join(map(self._piece, tokens)).decode(errors="replace")
         return text.removeprefix(" ") if self._spaced else text
 
-    def logits(self, tokens: Sequence[int]) -> Array:
-        """float32 of shape (len(tokens), vocabulary_size): row i scores what follows token i.
-        More tokens than the context holds, or none, is a `BadRequestError`."""
-        check_tokens(tokens, vocabulary_size=self._size, context_tokens=self._context_tokens)
+    def _scores(self, tokens: Sequence[int]) -> Array:
         self._start()
-        rows = np.empty((len(tokens), self._size), np.float32)
+        rows = np.empty((len(tokens), self._vocabulary_size), np.float32)
         for start in range(0, len(tokens), self._batch_tokens):
             part = tokens[start : start + self._batch_tokens]
             self._decode(part, start, all_rows=True)
             found = self._llama.llama_get_logits(self._context)
-            rows[start : start + len(part)] = np.ctypeslib.as_array(found, shape=(len(part), self._size))
+            shape = (len(part), self._vocabulary_size)
+            rows[start : start + len(part)] = np.ctypeslib.as_array(found, shape=shape)
         return rows
 
-    def generate(
-        self, tokens: Sequence[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> Iterator[int]:
-        """Tokens that follow, until an end token (not given) or `max_tokens`, or until the context is full.
-        At temperature 0 always the most probable one (the smallest id of equals); else drawn, by `seed`.
-
-        There is one context: once another call has begun, this one's next token is an `InferenceError`.
-        """
+    def _empty_context(self) -> Callable[[Sequence[int]], Array]:
         self._open()
         call, position = 0, 0
 
@@ -180,18 +159,9 @@ class LlamaEngine:
                 self._decode(part, position, all_rows=False)
                 position += len(part)
             found = self._llama.llama_get_logits_ith(self._context, -1)
-            return np.ctypeslib.as_array(found, shape=(self._size,))
+            return np.ctypeslib.as_array(found, shape=(self._vocabulary_size,))
 
-        return continuation(
-            advance,
-            tokens,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            end_tokens=self._ends,
-            vocabulary_size=self._size,
-            context_tokens=self._context_tokens,
-        )
+        return advance
 
     def close(self) -> None:
         """Frees the model. Safe to call twice; later calls raise `InferenceError`."""
@@ -277,8 +247,4 @@ def _check_own_keys(file: GgufFile) -> None:
 
 
 def _refused(name: str) -> ArtifactError:
-    return ArtifactError(
-        f"{name} is refused by llama.cpp ({last_words() or 'it does not say why'}).",
-        remedy="Build the bundle again, or choose another variant.",
-        subject=name,
-    )
+    return refused(name, f"is refused by llama.cpp ({last_words() or 'it does not say why'})")

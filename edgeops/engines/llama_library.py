@@ -10,6 +10,7 @@ from collections import deque
 from functools import cache
 from typing import Any
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ConfigError
 
 # enum ggml_log_level (ggml.h); 5 continues the line before it.
@@ -29,7 +30,7 @@ def llama_library() -> Any:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
-            f"llama.cpp cannot be loaded ({' '.join(str(error).split())}).",
+            f"llama.cpp cannot be loaded ({one_line(error)}).",
             remedy="Install it: pip install 'edgeops[gguf]'.",
             subject="llama_cpp",
         ) from error
@@ -48,6 +49,20 @@ def last_words() -> str:
     """The warnings and errors since `forget_words`, on one line of at most 300 characters."""
     with _lock:
         return " ".join("".join(_said).split())[-300:].rstrip(". ")
+
+
+def text_tokens(llama: Any, vocab: Any, text: bytes) -> list[int] | None:
+    """The tokens of UTF-8 text: special ones are parsed, none is added. None if llama.cpp cannot."""
+    room = len(text) + 2  # no text has more tokens than bytes, but for a space put in front
+    buffer = (llama.llama_token * room)()
+    count = llama.llama_tokenize(vocab, text, len(text), buffer, room, False, True)
+    return None if count < 0 else list(buffer[:count])
+
+
+def end_tokens(llama: Any, vocab: Any) -> list[int]:
+    """The tokens that llama.cpp takes for ends of an answer."""
+    size = llama.llama_vocab_n_tokens(vocab)
+    return [token for token in range(size) if llama.llama_vocab_is_eog(vocab, token)]
 
 
 @cache

@@ -7,41 +7,41 @@ there. Quantized weights stay as they are.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeops.engines.language_files import (
-    LanguageConfig,
-    bounded_context,
-    language_config,
-    require_version,
-    variant_file,
-)
+from edgeops.engines.language_base import TokenizerEngine
+from edgeops.engines.language_files import LanguageConfig, language_config
 from edgeops.engines.mlx_model import build, check_config, check_heads, import_mlx
+from edgeops.engines.refusals import one_line, refused
 from edgeops.engines.safetensors_file import safetensors_heads
-from edgeops.engines.sampling import check_tokens, continuation
 from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
+from edgeops.engines.variant_files import bundle_file, require_version, variant_file
 from edgeops.errors import ArtifactError, InferenceError
 from edgeops.manifest import Variant
 from edgeops.serving.host import Array
 
 
-class MlxEngine:
+class MlxEngine(TokenizerEngine):
     """A loaded network of mlx-lm. Not thread-safe. The answer depends on the files, the tokens, the version
     of MLX and the device alone."""
 
     def __init__(
-        self, model: Any, mx: Any, device: Any, tokenizer: TextTokenizer, config: LanguageConfig, context: int
+        self,
+        model: Any,
+        mx: Any,
+        device: Any,
+        tokenizer: TextTokenizer,
+        config: LanguageConfig,
+        context_tokens: int | None,
     ) -> None:
+        super().__init__(tokenizer, config, context_tokens)
         self._model = model
         self._mx = mx
         self._device = device
-        self._tokenizer = tokenizer
-        self._config = config
-        self._context_tokens = context
 
     @classmethod
     def load(
@@ -63,7 +63,7 @@ class MlxEngine:
         config = language_config(variant, bundle_dir)
         check_config(config.raw)
         tokenizer = TextTokenizer.load(variant_file(variant, bundle_dir, TOKENIZER_FILE), truncate=False)
-        path = variant_file(variant, bundle_dir, Path(variant.files[0].path).name)
+        path = bundle_file(bundle_dir, variant.files[0].path)
         check_heads(config.raw, safetensors_heads(path))
         device = mx.gpu if mx.is_available(mx.gpu) else mx.cpu
         with mx.stream(device):
@@ -73,63 +73,20 @@ class MlxEngine:
                     model.set_dtype(mx.float32)
                 mx.eval(model.parameters())
             except RuntimeError as error:
-                raise ArtifactError(
-                    f"{path.name} is refused by MLX ({' '.join(str(error).split())[:300]}).",
-                    remedy="Build the bundle again, or choose another variant.",
-                    subject=path.name,
-                ) from error
-        return cls(model, mx, device, tokenizer, config, bounded_context(config, context_tokens))
+                raise refused(path.name, f"is refused by MLX ({one_line(error)})") from error
+        return cls(model, mx, device, tokenizer, config, context_tokens)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens there are; ids go from 0 to one less."""
-        return self._config.vocabulary_size
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens, prompt and answer together, that one call can hold."""
-        return self._context_tokens
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return self._config.end_tokens
-
-    def tokenize(self, text: str) -> list[int]:
-        """The text's tokens. The names of special tokens in it become those tokens; none is added."""
-        return self._tokenizer.encode(text)
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones left out; bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(tokens)
-
-    def logits(self, tokens: Sequence[int]) -> Array:
-        """float32 of shape (len(tokens), vocabulary_size): row i scores what follows token i.
-        More tokens than the context holds, or none, is a `BadRequestError`."""
-        check_tokens(tokens, vocabulary_size=self.vocabulary_size, context_tokens=self._context_tokens)
+    def _scores(self, tokens: Sequence[int]) -> Array:
         return self._run(tokens, None)
 
-    def generate(
-        self, tokens: Sequence[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> Iterator[int]:
-        """Tokens that follow, until an end token (not given) or `max_tokens`, or until the context is full.
-        At temperature 0 always the most probable one (the smallest id of equals); else drawn, by `seed`."""
+    def _empty_context(self) -> Callable[[Sequence[int]], Array]:
         cache = importlib.import_module("mlx_lm.models.cache").make_prompt_cache(self._open())
 
         def advance(new: Sequence[int]) -> Array:
             row: Array = self._run(new, cache)[-1]
             return row
 
-        return continuation(
-            advance,
-            tokens,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            end_tokens=self.end_tokens,
-            vocabulary_size=self.vocabulary_size,
-            context_tokens=self._context_tokens,
-        )
+        return advance
 
     def close(self) -> None:
         """Frees the weights. Safe to call twice; later calls raise `InferenceError`."""
@@ -148,8 +105,6 @@ class MlxEngine:
                 output = model(mx.array([list(tokens)], dtype=mx.int32), cache=cache)[0].astype(mx.float32)
                 mx.eval(output)
             except (RuntimeError, ValueError, MemoryError) as error:
-                raise InferenceError(
-                    f"MLX failed on this request ({' '.join(str(error).split())[:300]})."
-                ) from error
+                raise InferenceError(f"MLX failed on this request ({one_line(error)}).") from error
         rows: Array = np.array(output, copy=True)
         return rows

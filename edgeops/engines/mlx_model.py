@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeops.engines.language_files import CONFIG_FILE
+from edgeops.engines.refusals import one_line
 from edgeops.engines.safetensors_file import TensorHead
 from edgeops.errors import ArtifactError, ConfigError
 
@@ -125,7 +126,7 @@ def build(config: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
         model.load_weights(list(weights.items()), strict=True)
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         raise ArtifactError(
-            f"The weights do not fit {CONFIG_FILE} ({' '.join(str(error).split())[:300]}).",
+            f"The weights do not fit {CONFIG_FILE} ({one_line(error)}).",
             remedy="Get the model again, or build the bundle again.",
             subject=CONFIG_FILE,
         ) from error

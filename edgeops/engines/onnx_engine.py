@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from edgeops.errors import ArtifactError, BadRequestError, ConfigError, InferenceError
+from edgeops.engines.refusals import one_line, refused
+from edgeops.engines.variant_files import bundle_file, require_version
+from edgeops.errors import BadRequestError, ConfigError, InferenceError
 from edgeops.manifest import TensorSpec, Variant
 from edgeops.serving.host import DTYPES, Array
 
@@ -61,10 +62,9 @@ class OnnxEngine:
         """
         runtime, errors = _runtime()
         if variant.runtime.engine != "onnxruntime":
-            raise _refused(variant.id, f"asks for the engine {variant.runtime.engine!r}")
-        _require_version(runtime.__version__, variant)
-        root = bundle_dir.resolve()
-        paths = [_inside(root, entry.path) for entry in variant.files]
+            raise refused(variant.id, f"asks for the engine {variant.runtime.engine!r}")
+        require_version(variant, runtime.__version__, "ONNX Runtime", "onnxruntime")
+        paths = [bundle_file(bundle_dir, entry.path) for entry in variant.files]
         try:
             # enable_fallback=0: else a failure is printed and tried again with another provider.
             session = runtime.InferenceSession(
@@ -74,7 +74,7 @@ class OnnxEngine:
                 enable_fallback=0,
             )
         except errors as error:
-            raise _refused(variant.files[0].path, f"is refused by ONNX Runtime ({_line(error)})") from error
+            raise refused(variant.files[0].path, f"is refused by ONNX Runtime ({one_line(error)})") from error
         return cls(session, variant.id, errors)
 
     @property
@@ -142,10 +142,11 @@ class OnnxEngine:
 
         if isinstance(error, InvalidArgument):
             raise BadRequestError(
-                f"The model cannot take these inputs ({_line(error)}).", subject=self._variant_id
+                f"The model cannot take these inputs ({one_line(error)}).", subject=self._variant_id
             ) from error
         raise InferenceError(
-            f"The engine failed on variant {self._variant_id!r} ({_line(error)}).", subject=self._variant_id
+            f"The engine failed on variant {self._variant_id!r} ({one_line(error)}).",
+            subject=self._variant_id,
         ) from error
 
 
@@ -189,35 +190,10 @@ def _options(runtime: Any, threads: int) -> Any:
     return options
 
 
-def _require_version(installed: str, variant: Variant) -> None:
-    wanted = variant.runtime.min_version
-    if re.fullmatch(r"\d+(\.\d+)*", wanted) is None:
-        raise _refused(variant.id, f"has the minimum runtime version {wanted!r}, which is not a version")
-    have = tuple(int(part) for part in re.findall(r"\d+", installed)[:3])
-    need = tuple(int(part) for part in wanted.split("."))
-    length = max(len(have), len(need))
-    if have + (0,) * (length - len(have)) < need + (0,) * (length - len(need)):
-        raise ConfigError(
-            f"Variant {variant.id!r} needs ONNX Runtime {wanted} or later, and {installed} is installed.",
-            remedy="Update the onnxruntime package, or choose another variant.",
-            subject=variant.id,
-        )
-
-
-def _inside(root: Path, path: str) -> Path:
-    try:
-        target = (root / path).resolve(strict=True)
-    except OSError as error:
-        raise _refused(path, f"cannot be read ({error.strerror})") from error
-    if not target.is_relative_to(root) or not target.is_file():
-        raise _refused(path, "is not a file inside its bundle")
-    return target
-
-
 def _spec(node: Any, variant_id: str) -> TensorSpec:
     dtype = _PROTOCOL_DTYPES.get(node.type)
     if dtype is None:
-        raise _refused(variant_id, f"has a tensor {node.name!r} of type {node.type}, which cannot be served")
+        raise refused(variant_id, f"has a tensor {node.name!r} of type {node.type}, which cannot be served")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(name=node.name, dtype=dtype, shape=shape)
 
@@ -225,16 +201,3 @@ def _spec(node: Any, variant_id: str) -> TensorSpec:
 def _check(spec: TensorSpec) -> _Check:
     fixed = tuple((axis, size) for axis, size in enumerate(spec.shape) if size >= 0)
     return spec.name, DTYPES[spec.dtype], len(spec.shape), fixed
-
-
-def _refused(subject: str, why: str) -> ArtifactError:
-    return ArtifactError(
-        f"{subject} {why}.",
-        remedy="Build the bundle again, or choose another variant.",
-        subject=subject,
-    )
-
-
-def _line(error: Exception) -> str:
-    """The first 300 characters of an error's text on one line, without its full stop."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -10,14 +10,13 @@ blown up to sizes that no device has. What a graph asks for when it runs is for 
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeops.engines.onnx_external import External, check_external
+from edgeops.engines.plain_file import plain_file
 from edgeops.engines.protobuf_wire import BYTES, FIXED32, VARINT, Field, WireFile, unpacked_run
 from edgeops.errors import ArtifactError
 
@@ -73,28 +72,16 @@ def check_onnx_file(path: Path, root: Path | None = None, *, allow_links: bool) 
     """
     if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
         raise _refused(path.name, f"does not lie inside {root}")
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if allow_links else os.O_NOFOLLOW)
-    try:
-        fd = os.open(path, flags)
-    except OSError as error:
-        raise _refused(path.name, f"cannot be opened ({error.strerror})") from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(path.name, "is not a regular file")
-        if status.st_nlink > 1 and not allow_links:
-            raise _refused(path.name, "has another name outside this folder's control (a hard link)")
-        walk = _Walk(WireFile(fd, status.st_size, path.name))
+    with plain_file(path, _refused, allow_links=allow_links) as (fd, size_bytes):
+        walk = _Walk(WireFile(fd, size_bytes, path.name))
         walk.model()
-    finally:
-        os.close(fd)
     external = check_external(path, walk.external, allow_links=allow_links)
     return OnnxSummary(
         opset=walk.opset,
         ops=dict(sorted(walk.ops.items())),
         inputs=tuple(name for name in walk.inputs if name not in walk.weights),
         outputs=tuple(walk.outputs),
-        size_bytes=status.st_size + sum(external.values()),
+        size_bytes=size_bytes + sum(external.values()),
         external=tuple(external),
     )
 

@@ -8,15 +8,16 @@ https://huggingface.co/docs/optimum-onnx/onnx/usage_guides/export_a_model
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgeops.engines.language_files import LanguageConfig, bounded_context, language_config, variant_file
+from edgeops.engines.language_base import TokenizerEngine
+from edgeops.engines.language_files import LanguageConfig, language_config
 from edgeops.engines.onnx_engine import OnnxEngine
-from edgeops.engines.sampling import check_tokens, continuation
 from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
+from edgeops.engines.variant_files import variant_file
 from edgeops.errors import ArtifactError, InferenceError
 from edgeops.manifest import TensorSpec, Variant
 from edgeops.serving.host import DTYPES, Array
@@ -25,17 +26,19 @@ _IDS, _MASK, _POSITIONS, _LOGITS = "input_ids", "attention_mask", "position_ids"
 _PAST, _PRESENT = "past_key_values.", "present."
 
 
-class OnnxLanguageEngine:
+class OnnxLanguageEngine(TokenizerEngine):
     """A loaded decoder. Not thread-safe. The answer depends on the files, the tokens, the version of ONNX
     Runtime and the CPU's instruction set alone."""
 
     def __init__(
-        self, engine: OnnxEngine, tokenizer: TextTokenizer, config: LanguageConfig, context_tokens: int
+        self,
+        engine: OnnxEngine,
+        tokenizer: TextTokenizer,
+        config: LanguageConfig,
+        context_tokens: int | None,
     ) -> None:
+        super().__init__(tokenizer, config, context_tokens)
         self._engine = engine
-        self._tokenizer = tokenizer
-        self._config = config
-        self._context_tokens = context_tokens
         self._inputs = frozenset(spec.name for spec in engine.inputs)
         self._past = tuple(spec for spec in engine.inputs if spec.name.startswith(_PAST))
 
@@ -53,43 +56,13 @@ class OnnxLanguageEngine:
         tokenizer = TextTokenizer.load(variant_file(variant, bundle_dir, TOKENIZER_FILE), truncate=False)
         engine = OnnxEngine.load(variant, bundle_dir, threads=threads)
         _check_graph(variant, engine, config)
-        return cls(engine, tokenizer, config, bounded_context(config, context_tokens))
+        return cls(engine, tokenizer, config, context_tokens)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens there are; ids go from 0 to one less."""
-        return self._config.vocabulary_size
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens, prompt and answer together, that one call can hold."""
-        return self._context_tokens
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return self._config.end_tokens
-
-    def tokenize(self, text: str) -> list[int]:
-        """The text's tokens. The names of special tokens in it become those tokens; none is added."""
-        return self._tokenizer.encode(text)
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones left out; bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(tokens)
-
-    def logits(self, tokens: Sequence[int]) -> Array:
-        """float32 of shape (len(tokens), vocabulary_size): row i scores what follows token i.
-        More tokens than the context holds, or none, is a `BadRequestError`."""
-        check_tokens(tokens, vocabulary_size=self.vocabulary_size, context_tokens=self._context_tokens)
+    def _scores(self, tokens: Sequence[int]) -> Array:
         rows: Array = self._run(tokens, self._empty_past())[_LOGITS][0].astype(np.float32, copy=False)
         return rows
 
-    def generate(
-        self, tokens: Sequence[int], *, max_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> Iterator[int]:
-        """Tokens that follow, until an end token (not given) or `max_tokens`, or until the context is full.
-        At temperature 0 always the most probable one (the smallest id of equals); else drawn, by `seed`."""
+    def _empty_context(self) -> Callable[[Sequence[int]], Array]:
         past = self._empty_past()
 
         def advance(new: Sequence[int]) -> Array:
@@ -99,16 +72,7 @@ class OnnxLanguageEngine:
             row: Array = outputs[_LOGITS][0, -1].astype(np.float32, copy=False)
             return row
 
-        return continuation(
-            advance,
-            tokens,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            end_tokens=self.end_tokens,
-            vocabulary_size=self.vocabulary_size,
-            context_tokens=self._context_tokens,
-        )
+        return advance
 
     def close(self) -> None:
         """Frees the session. Safe to call twice; later calls raise `InferenceError`."""

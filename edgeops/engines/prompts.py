@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from functools import cache, wraps
 from typing import Any
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError, BadRequestError, ConfigError
 
 MAX_TEMPLATE_CHARACTERS = 256 << 10
@@ -74,7 +75,7 @@ class ChatTemplate:
         except MemoryError as error:
             raise self._refused("needs more memory than there is") from error
         except Exception as error:  # Jinja's own errors, and what Python's compiler makes of odd code
-            raise self._refused(f"is not a template that can be used here ({_line(error)})") from error
+            raise self._refused(f"is not a template that can be used here ({one_line(error)})") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The prompt for `messages`, each with a `role` and a `content`, both text. With
@@ -99,14 +100,14 @@ class ChatTemplate:
             return self._written(variables)
         except _RefusalError as error:
             raise BadRequestError(
-                f"The chat template refuses these messages ({_line(error)}).", subject="messages"
+                f"The chat template refuses these messages ({one_line(error)}).", subject="messages"
             ) from error
         except _BoundError as error:
             raise self._refused(str(error)) from error
         except MemoryError as error:
             raise self._refused("needs more memory than there is") from error
         except Exception as error:  # a template's code can raise whatever Python's can
-            raise self._refused(f"fails on these messages ({_line(error)})") from error
+            raise self._refused(f"fails on these messages ({one_line(error)})") from error
         finally:
             _steps.reset(token)
 
@@ -296,7 +297,3 @@ def _environment() -> Any:
         "raise_exception": _raise_exception,
     }
     return environment
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

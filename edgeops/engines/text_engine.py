@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from edgeops.engines.onnx_engine import OnnxEngine
+from edgeops.engines.refusals import refused
 from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer, TokenBatch
-from edgeops.errors import ArtifactError, BadRequestError
+from edgeops.errors import BadRequestError
 from edgeops.manifest import TensorSpec, Variant
 from edgeops.serving.host import DTYPES, Array
 
@@ -62,7 +63,7 @@ class TextOnnxEngine:
         config = _config(folder / CONFIG_FILE) if variant.beside(CONFIG_FILE) else TextConfig()
         tokenizer = TextTokenizer.load(folder / TOKENIZER_FILE)
         if config.max_tokens is not None and not (tokenizer.max_tokens or 1 << 62) <= config.max_tokens:
-            raise _refused(
+            raise refused(
                 TOKENIZER_FILE,
                 f"cuts texts at {tokenizer.max_tokens or 'no number of'} tokens, and the model takes "
                 f"{config.max_tokens}",
@@ -70,9 +71,9 @@ class TextOnnxEngine:
         for spec in graph.inputs:
             if spec.name not in _GRAPH_INPUTS or spec.dtype not in ("INT64", "INT32") or len(spec.shape) != 2:
                 found = f"{spec.name!r} ({spec.dtype} {list(spec.shape)})"
-                raise _refused(variant.files[0].path, f"has the input {found}, which no tokenizer gives")
+                raise refused(variant.files[0].path, f"has the input {found}, which no tokenizer gives")
         if all(spec.name != "input_ids" for spec in graph.inputs):
-            raise _refused(variant.files[0].path, "has no input input_ids")
+            raise refused(variant.files[0].path, "has no input input_ids")
         return cls(graph, tokenizer, config)
 
     @property
@@ -146,13 +147,7 @@ def _config(path: Path) -> TextConfig:
             data = file.read(_MAX_CONFIG_BYTES + 1)
         config = msgspec.json.decode(data, type=TextConfig)
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _refused(path.name, f"cannot be used ({error})") from error
+        raise refused(path.name, f"cannot be used ({error})") from error
     if config.max_tokens is not None and config.max_tokens < 1:
-        raise _refused(path.name, f"allows {config.max_tokens} tokens")
+        raise refused(path.name, f"allows {config.max_tokens} tokens")
     return config
-
-
-def _refused(subject: str, why: str) -> ArtifactError:
-    return ArtifactError(
-        f"{subject} {why}.", remedy="Build the bundle again, or choose another variant.", subject=subject
-    )

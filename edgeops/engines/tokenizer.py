@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeops.errors import ArtifactError, BadRequestError, ConfigError
+from edgeops.engines.refusals import one_line, refused
+from edgeops.errors import BadRequestError, ConfigError
 
 TOKENIZER_FILE = "tokenizer.json"
 # The largest in use (a vocabulary of 262,000 tokens) has 34 MB.
@@ -70,7 +71,7 @@ class TextTokenizer:
         except BaseException as error:
             if not _is_library_error(error):
                 raise
-            raise _refused(path.name, f"is not a tokenizer ({_line(error)})") from error
+            raise refused(path.name, f"is not a tokenizer ({one_line(error)})") from error
         if not truncate:
             tokenizer.no_truncation()
         return cls(tokenizer, path.name)
@@ -148,7 +149,7 @@ class TextTokenizer:
             if not _is_library_error(error):
                 raise
             raise BadRequestError(
-                f"The tokenizer cannot take this input ({_line(error)}).", subject=self._subject
+                f"The tokenizer cannot take this input ({one_line(error)}).", subject=self._subject
             ) from error
 
 
@@ -178,25 +179,15 @@ def _padding_id(tokenizer: Any) -> int:
 def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise _refused(path.name, "is missing")
+            raise refused(path.name, "is missing")
         size = path.stat().st_size
         if size > MAX_TOKENIZER_BYTES:
-            raise _refused(path.name, f"has {size} bytes, and {MAX_TOKENIZER_BYTES} is the most")
+            raise refused(path.name, f"has {size} bytes, and {MAX_TOKENIZER_BYTES} is the most")
         return path.read_bytes()
     except OSError as error:
-        raise _refused(path.name, f"cannot be read ({error.strerror})") from error
+        raise refused(path.name, f"cannot be read ({error.strerror})") from error
 
 
 def _is_library_error(error: BaseException) -> bool:
     """Whether the library failed. A panic of its Rust code is no `Exception` and has no importable class."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _refused(subject: str, why: str) -> ArtifactError:
-    return ArtifactError(
-        f"{subject} {why}.", remedy="Build the bundle again, or choose another variant.", subject=subject
-    )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

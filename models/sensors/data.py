@@ -9,12 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from models.dataset import Dataset, split_rows
+from models.dataset import Dataset
 from models.sensors.vibration import FIGURES, Windows, acceleration, figures
-
-SPLIT_SEED = 20260301
-CALIBRATION_SHARE = 0.15
-HELD_OUT_SHARE = 0.3
 
 CLASSES = ("normal", "imbalance", "misalignment", "outer_race", "inner_race", "looseness")
 COLUMNS = (*FIGURES, "shaft_hz", "load", "temperature")
@@ -52,15 +48,6 @@ def load(seed: int = 7) -> Dataset:
     )
 
 
-def held_out() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The 1,080 inputs and labels that the recipe of this folder neither trains nor calibrates on."""
-    data = load()
-    rows = split_rows(
-        len(data.labels), seed=SPLIT_SEED, calibration=CALIBRATION_SHARE, held_out=HELD_OUT_SHARE
-    ).held_out
-    return data.inputs[rows], data.labels[rows]
-
-
 def _machine(
     conditions: tuple[float, float, float], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -92,7 +79,8 @@ def _machine(
     )
     temperature = air + 24 * load + 0.25 * shaft + 3 * rng.standard_normal(count)
     hot = np.isin(faults, [CLASSES.index("outer_race"), CLASSES.index("inner_race")])
-    temperature += np.where(hot, 5 * severity, 0.0) + np.where(faults == 2, 2.5 * severity, 0.0)
+    warm = faults == CLASSES.index("misalignment")
+    temperature += np.where(hot, 5 * severity, 0.0) + np.where(warm, 2.5 * severity, 0.0)
     table = np.column_stack([figures(acceleration(windows, rng), shaft), shaft, load, temperature])
     table = _rounded(table)
     table[rng.uniform(size=count) < silent, COLUMNS.index("temperature")] = np.nan

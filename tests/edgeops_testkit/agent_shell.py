@@ -92,7 +92,8 @@ class Shell:
         leftovers.end(leftovers.living(self.layout.run), 5)
         file = WatchedFile(self.layout.update_file, self.looks)
         updater = Updater(file, POLICY)
-        listener = Listener("127.0.0.1", self.port)
+        # A process that the power cut kept from being recorded has the port until it sees its channel's end.
+        listener = Listener("127.0.0.1", self.port, wait_s=20)
         supervisor = Supervisor(
             layout=self.layout,
             slots=self.slots,

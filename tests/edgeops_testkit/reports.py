@@ -107,6 +107,12 @@ def language(variant: str = "gguf-q4_k_m", size_bytes: int = 4_000_000) -> Evalu
     )
 
 
+def trained() -> dict[str, Any]:
+    """What is told of a distilled model: which run ships, and what distilling gained over three seeds."""
+    shipped = {"seed": 2, "kind": "distilled", "calibration_accuracy": 0.93}
+    return {"shipped": shipped, "distillation": gain()}
+
+
 def gain() -> dict[str, Any]:
     """What distilling gained, over three seeds."""
     runs = [{"seed": n, "alone": 0.9 + n / 100, "distilled": 0.92 + n / 100} for n in (1, 2, 3)]
@@ -204,7 +210,7 @@ def report(task: str = "image-classification", *, failed: bool = False) -> dict[
         },
         "baseline": None if generates else classifier("baseline", 0.88, 5000).to_dict(),
         "training": {
-            "student": {"source": "python", "parameters": 2410, "train_rows": 500, "distillation": gain()},
+            "student": {"source": "python", "parameters": 2410, "train_rows": 500, **trained()},
             "teacher": {"source": "python", "parameters": 38282, "train_rows": 500},
         },
         "fallback": None if generates else fallback(),

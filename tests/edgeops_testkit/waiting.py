@@ -1,12 +1,19 @@
 """Waiting for what other processes do, and ports that nobody has."""
 
 import asyncio
+import errno
+import itertools
+import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 POLL_INTERVAL_S = 0.02
+_FIRST_PORT, _PORTS = 20_000, 12_000
+# Near process ids lead far apart: the factor is the golden section of the range.
+_offsets = itertools.count(os.getpid() * 7417)
 
 T = TypeVar("T")
 
@@ -46,8 +53,30 @@ async def wait_until_async(
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago. Prefer port 0 where the server can tell its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on loopback for a server that must be told one; each call in a process gives another.
+
+    Systems hand out ports from 32768 upwards by themselves: to every connection made, and to whoever binds
+    port 0. A port from there may be gone before its server starts, so that this one lies below. Processes
+    begin far apart. Where the server can tell its own port, prefer 0; where none shall be there,
+    `refusing_port`.
+    """
+    for _ in range(_PORTS):
+        port = _FIRST_PORT + next(_offsets) % _PORTS
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise AssertionError("every port is taken")
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """A TCP port on loopback that refuses connections until the block ends: bound, with no listener."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port

@@ -168,6 +168,7 @@ def place(site: str, feature: str) -> Place:
     return Place("digits", "a" * 64, site, feature)
 
 
+@pytest.mark.slow
 def test_many_features_at_many_sites_stay_calm_and_the_shifted_one_is_named() -> None:
     rng = np.random.default_rng(8)
     alarms, named = 0, 0
@@ -248,6 +249,7 @@ def test_the_table_is_what_the_calibration_makes() -> None:
     assert again == pytest.approx(np.array(stored), rel=0.12)
 
 
+@pytest.mark.slow
 def test_the_uniform_reference_is_distributed_like_a_real_one() -> None:
     rng = np.random.default_rng(4)
     made = np.array([calibrate_drift.uniform_reference(200, rng).quantiles for _ in range(1_500)])

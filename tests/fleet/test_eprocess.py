@@ -53,6 +53,7 @@ def test_no_block_of_any_size_is_expected_to_gain_while_the_canary_is_not_worse(
     assert (expected_factors("worse", 0.0, seen, (m, n), canary, baseline) <= 1 + 1e-9).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(histories, st.integers(1, 6), st.integers(1, 6), rates, rates, st.floats(0.005, 0.3))
 def test_no_block_is_expected_to_gain_while_the_canary_is_worse_by_the_margin(
@@ -89,6 +90,7 @@ def test_a_real_difference_is_expected_to_gain() -> None:
     assert expected_factors("no_worse", 0.05, seen[[2, 3, 2, 3]], (5, 5), 0.04, 0.04).max() > 1.01
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["worse", "no_worse"]), st.lists(st.tuples(counts, counts, counts, counts)))
 def test_it_starts_at_one_and_counts_everything(
     question: Question, batches: list[tuple[int, int, int, int]]

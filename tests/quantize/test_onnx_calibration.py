@@ -11,7 +11,7 @@ from onnx import helper
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops.serving.host import Array
 from edgeops_testkit.onnx_models import model_of
-from quantize.calibration import Range, activation_ranges, batches
+from quantize.calibration import Range, activation_ranges
 
 DOUBLE = model_of(
     [helper.make_node("Add", ["x", "x"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
@@ -41,6 +41,13 @@ def test_a_range_holds_zero_and_nothing_that_was_not_seen(values: list[float], m
     seen = activation_ranges(DOUBLE, ["x"], data, method="minmax")["x"]
     slack = 1e-6 * (seen.high - seen.low)
     assert seen.low - slack <= found.low <= 0 <= found.high <= seen.high + slack
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_the_least_numbers_of_32_bits_have_a_range(method: str) -> None:
+    least = float(np.finfo(np.float32).smallest_subnormal)
+    found = activation_ranges(DOUBLE, ["x"], _one(np.array([least, 3 * least])), method=method)["x"]
+    assert 0 < found.high <= 3 * least
 
 
 @pytest.mark.parametrize("method", ["percentile", "entropy"])
@@ -77,18 +84,3 @@ def test_data_that_does_not_fit_is_refused() -> None:
     for options in ({"method": "kl"}, {"method": "percentile", "percentile": 20}):
         with pytest.raises(ConfigError, match="no calibration by"):
             activation_ranges(DOUBLE, ["h"], _one(np.ones(2)), **options)
-
-
-@given(st.integers(1, 40), st.integers(1, 10), st.integers(1, 50))
-def test_batches_are_the_first_rows_in_order(rows: int, batch_rows: int, max_rows: int) -> None:
-    inputs = {"a": np.arange(rows), "b": np.arange(2 * rows).reshape(rows, 2)}
-    made = batches(inputs, batch_rows=batch_rows, max_rows=max_rows)
-    assert all(0 < len(batch["a"]) == len(batch["b"]) <= batch_rows for batch in made)
-    np.testing.assert_array_equal(np.concatenate([b["a"] for b in made]), inputs["a"][:max_rows])
-    np.testing.assert_array_equal(np.concatenate([b["b"] for b in made]), inputs["b"][:max_rows])
-
-
-def test_arrays_of_different_length_are_no_rows() -> None:
-    for inputs in ({"a": np.zeros(2), "b": np.zeros(3)}, {"a": np.zeros(0)}):
-        with pytest.raises(ConfigError, match="one number of rows"):
-            batches(inputs, batch_rows=1, max_rows=1)

@@ -208,8 +208,12 @@ def test_another_schema_is_refused_though_the_builder_signed_it(scene: Scene, sc
     assert (error["kind"], error["subject"]) == (ArtifactError.kind, MANIFEST_FILE)
 
 
-def refuses_envelope(scene: Scene, envelope: bytes) -> None:
-    """Puts an envelope on the device's topic: it is refused, the hub hears why, and nothing changes."""
+REFUSED = AccessError.kind, "desired"
+
+
+def refusal_of(scene: Scene, envelope: bytes) -> tuple[str, str]:
+    """Puts an envelope on the device's topic: it is refused and nothing changes. Returns the kind and the
+    subject of the error that the hub hears."""
     before, generation = scene.running(), scene.agent.status()["generation"]
     told = len(scene.storage.events(scene.agent.name, "desired_refused"))
     scene.storage.publish(scene.agent.name, "desired", envelope)
@@ -217,9 +221,9 @@ def refuses_envelope(scene: Scene, envelope: bytes) -> None:
         lambda: scene.storage.events(scene.agent.name, "desired_refused")[told:], 30, "the hub hears of it"
     )
     (error,) = (event["error"] for event in events)
-    assert (error["kind"], error["subject"]) == (AccessError.kind, "desired")
     assert scene.running() == before
     assert scene.agent.status()["generation"] == generation
+    return error["kind"], error["subject"]
 
 
 def envelope_of(scene: Scene, device: str) -> bytes:
@@ -229,7 +233,7 @@ def envelope_of(scene: Scene, device: str) -> bytes:
 def test_an_older_desired_state_is_refused_after_a_restart_too(scene: Scene) -> None:
     older = envelope_of(scene, scene.agent.name)
     running = scene.install()
-    refuses_envelope(scene, older)
+    assert refusal_of(scene, older) == REFUSED
     # It is retained: the device meets it again, and must know that it is old.
     scene.client.finish()
     scene.agent.daemon.stop()
@@ -250,11 +254,11 @@ def test_a_desired_state_by_another_key_is_refused(scene: Scene, tmp_path: Path)
         issued_at_ms=0,
     )
     key = load_private_key(make_keys(tmp_path, "thief").private)
-    refuses_envelope(scene, sign_desired(key, forged))
+    assert refusal_of(scene, sign_desired(key, forged)) == REFUSED
 
 
 def test_another_device_s_desired_state_is_refused(scene: Scene) -> None:
     scene.system.add_agent("pump-8")
     digest = scene.publish()
     scene.system.api("/api/v1/devices/pump-8/desired", {"digest": digest})
-    refuses_envelope(scene, envelope_of(scene, "pump-8"))
+    assert refusal_of(scene, envelope_of(scene, "pump-8")) == REFUSED

@@ -15,7 +15,7 @@ from edgeops.cli import cli
 from edgeops_testkit.bundles import make_bundle
 from edgeops_testkit.keys import make_keys
 from edgeops_testkit.system import edgeops
-from edgeops_testkit.waiting import free_port
+from edgeops_testkit.waiting import refusing_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -74,15 +74,17 @@ def test_the_list_of_commands_is_whole() -> None:
 
 @pytest.mark.parametrize("call", ASKS_A_HUB, ids=" ".join)
 def test_a_hub_that_is_down_is_said_plainly(call: tuple[str, ...], bundle: Path, tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
     arguments = [str(bundle) if part == "BUNDLE" else part for part in call]
-    told = said(*arguments, "--hub", url, status=5, home=tmp_path)
+    with refusing_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        told = said(*arguments, "--hub", url, status=5, home=tmp_path)
     assert f"The hub at {url} does not answer" in told
     assert "Start it with edgeops hub serve" in told
 
 
 def test_an_agent_that_is_down_is_said_plainly(tmp_path: Path) -> None:
-    told = said("agent", "status", "--admin-port", str(free_port()), status=5, home=tmp_path)
+    with refusing_port() as port:
+        told = said("agent", "status", "--admin-port", str(port), status=5, home=tmp_path)
     assert "Start it with edgeops agent run" in told
 
 

@@ -22,6 +22,7 @@ import sys
 from toolchain.commands import build
 build.main(sys.argv[1:], standalone_mode=False)
 heavy = {"torch", "numpy", "onnx", "onnxruntime", "sklearn", "model_signing"}
+heavy |= {"toolchain.documents.html", "toolchain.search.resolve"}
 print(sorted(heavy & set(sys.modules)))
 """
 

@@ -106,7 +106,10 @@ def test_the_report_says_what_distilling_did(small_build: SmallBuild) -> None:
     assert set(told["runs"][0]) == {"seed", "alone", "distilled"}
     assert told["verdict"] == "unclear"
     unclear = "Distillation of student cannot be told from chance"
-    assert any(remark.startswith(unclear) for remark in report["remarks"])
+    (remark,) = (remark for remark in report["remarks"] if remark.startswith(unclear))
+    shipped = report["training"]["student"]["shipped"]
+    assert shipped["seed"] in [run["seed"] for run in told["runs"]]
+    assert remark.endswith(f"ships: seed {shipped['seed']}, {shipped['kind']}.")
     measured = [gate for gate in report["gates"] if gate["metric"].startswith(("latency", "memory"))]
     assert measured
     assert all("value" not in gate for gate in measured)

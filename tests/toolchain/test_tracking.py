@@ -18,7 +18,7 @@ from edgeops.bundle import verify_bundle
 from edgeops.errors import TransportError
 from edgeops.signing.keys import keyring, load_public_key
 from edgeops_testkit.recipes import SmallBuild, last_line
-from edgeops_testkit.waiting import free_port, wait_until
+from edgeops_testkit.waiting import free_port, refusing_port, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,12 +107,9 @@ def test_a_server_that_is_not_there_is_told_and_the_bundle_is_there(
     small_build: SmallBuild, tmp_path: Path
 ) -> None:
     builder = small_build.with_out(tmp_path / "out")
-    done = builder.run(
-        small_build.recipe,
-        "--mlflow",
-        f"http://me:hunter2@127.0.0.1:{free_port()}",
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
-    )
+    with refusing_port() as port:
+        server = f"http://me:hunter2@127.0.0.1:{port}"
+        done = builder.run(small_build.recipe, "--mlflow", server, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert done.returncode == TransportError.exit_code
     error = last_line(done.stdout)["error"]
     assert "is built and signed" in error["message"]

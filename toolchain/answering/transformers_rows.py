@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +16,48 @@ from toolchain.importing.transformer import load_model, load_tokenizer, max_toke
 from toolchain.steps.arrays import Array
 from toolchain.training.modules import make_deterministic
 
+# Enough that the work is in the products and not in the calls; memory grows with it.
+BATCH = 32
+
 
 def answer_texts(folder: Path, texts: Sequence[str], task: str) -> Array:
-    """float32, text by text, so that no answer depends on its neighbours: probabilities of shape (rows,
-    classes); vectors of length 1 for feature extraction; for token classification (rows, words, classes),
-    each word's first token, zeros for words that were cut off, NaN past a text's end."""
+    """float32: probabilities of shape (rows, classes); vectors of length 1 for feature extraction; for token
+    classification (rows, words, classes), each word's first token, zeros for words that were cut off, NaN
+    past a text's end. Only texts of as many tokens go through the model together, so that nothing is padded
+    and no answer depends on its neighbours."""
     import torch
 
     make_deterministic()
     model, tokenizer = load_model(folder, task), load_tokenizer(folder)
+    accepted = frozenset(inspect.signature(model.forward).parameters)
     most = max_tokens(folder, read_json(folder, CONFIG_FILE))
-    rows: list[Array] = []
+    encodings = tokenizer(list(texts), truncation=True, max_length=most, return_offsets_mapping=True)
+    offsets = encodings.pop("offset_mapping")
+    columns = {name: values for name, values in encodings.items() if name in accepted}
+    rows: list[Array] = [np.empty(0)] * len(texts)
     with torch.no_grad():
-        for text in texts:
-            encoding = tokenizer(
-                text,
-                truncation=True,
-                max_length=most,
-                return_tensors="pt",
-                return_offsets_mapping=True,
+        for part in _of_one_length(encodings["input_ids"]):
+            output = model(
+                **{name: torch.tensor([values[row] for row in part]) for name, values in columns.items()}
             )
-            offsets = encoding.pop("offset_mapping")[0].tolist()
-            output = model(**{key: value for key, value in encoding.items() if key in _accepted(model)})
-            if task == "feature-extraction":
-                rows.append(_vector(output.last_hidden_state[0], pooling(folder)))
-            elif task == "token-classification":
-                rows.append(_by_words(torch.softmax(output.logits[0], dim=-1).numpy(), text, offsets))
-            else:
-                rows.append(torch.softmax(output.logits[0], dim=-1).numpy())
+            for position, row in enumerate(part):
+                if task == "feature-extraction":
+                    rows[row] = _vector(output.last_hidden_state[position], pooling(folder))
+                    continue
+                answer = torch.softmax(output.logits[position], dim=-1).numpy()
+                words = task == "token-classification"
+                rows[row] = _by_words(answer, texts[row], offsets[row]) if words else answer
     return _stacked(rows) if task == "token-classification" else np.stack(rows).astype(np.float32)
+
+
+def _of_one_length(encoded: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """The numbers of the texts, those of one length together, at most BATCH at once."""
+    by_length: dict[int, list[int]] = {}
+    for row, tokens in enumerate(encoded):
+        by_length.setdefault(len(tokens), []).append(row)
+    for same in by_length.values():
+        for begin in range(0, len(same), BATCH):
+            yield same[begin : begin + BATCH]
 
 
 def answer_images(folder: Path, images: Array) -> Array:
@@ -61,10 +74,6 @@ def answer_images(folder: Path, images: Array) -> Array:
             given = processor(pixels, input_data_format="channels_first", return_tensors="pt")
             rows.append(torch.softmax(model(**given).logits[0], dim=-1).numpy())
     return np.stack(rows).astype(np.float32)
-
-
-def _accepted(model: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def _vector(tokens: Any, how: str) -> Array:

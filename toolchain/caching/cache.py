@@ -8,6 +8,7 @@
     uses/<key>               shared by every build that uses the key, until that build ends (flock)
     locks/<key>              held by the one that makes the entry (flock)
     builds/<label>.json      the key material of each step of the last build of that recipe
+    imports/                 the import statements of sources (see imports.py)
 
 Laws, whatever else happens, other builds, prunes and kill -9 included:
 - an entry under `steps/` is whole: it was renamed there when every file was on disk;
@@ -23,6 +24,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,9 +39,10 @@ from toolchain.caching.locks import FileLock
 
 # Part of every key: another layout or meaning of an entry is another cache.
 CACHE_FORMAT = 2
+IMPORTS_FOLDER = "imports"
 
 
-class KeyParts(msgspec.Struct, frozen=True, kw_only=True):
+class KeyParts(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All that decides what a step makes. `code` maps modules to the digests of their sources, `tools`
     distributions to versions, `inputs` roles to the digests of what fills them: outputs of earlier steps,
     and files from outside the build."""
@@ -51,7 +54,7 @@ class KeyParts(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, str]
     cache_format: int = CACHE_FORMAT
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The SHA-256 of the parts' canonical JSON."""
         return digest_of(msgspec.to_builtins(self))

@@ -1,22 +1,23 @@
 """The digest of a step's code: its module and every module of its own that this imports, by their sources.
 
-The imports are read from the syntax tree, so nothing is imported to find them. What comes from installed
-distributions does not count here: their versions do (`tool_versions`).
+The imports are read from the syntax tree (see imports.py), so nothing is imported to find them. What comes
+from installed distributions does not count here: their versions do (`tool_versions`).
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import importlib.util
+import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from edgeops.canonical import sha256_bytes
 from edgeops.errors import ConfigError
+from toolchain.caching.imports import import_statements
 
 OWN_PACKAGES = frozenset({"edgeops", "models", "quantize", "toolchain"})
 
@@ -67,36 +68,28 @@ def _read(name: str, own: frozenset[str]) -> tuple[str, tuple[str, ...]]:
             subject=name,
         )
     source = path.read_bytes()
+    digest = sha256_bytes(source)
     imports: list[str] = []
-    for node in _statements(ast.parse(source, filename=name)):
-        if isinstance(node, ast.Import):
-            imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, name, is_package=path.name == "__init__.py")
-            imports.append(base)
-            if base.partition(".")[0] in own:
-                # `from package import name`: the name may be a module of its own.
-                names = [f"{base}.{alias.name}" for alias in node.names]
-                imports += [module for module in names if _find(module) is not None]
-    return sha256_bytes(source), tuple(module for module in imports if module.partition(".")[0] in own)
+    for statement in import_statements(source, digest, name):
+        if statement.base is None:
+            imports += statement.names
+            continue
+        base = _base(statement.base, statement.level, name, is_package=path.name == "__init__.py")
+        imports.append(base)
+        if base.partition(".")[0] in own:
+            # `from package import name`: the name may be a module of its own.
+            names = [f"{base}.{imported}" for imported in statement.names]
+            imports += [module for module in names if _find(module) is not None]
+    return digest, tuple(module for module in imports if module.partition(".")[0] in own)
 
 
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """All statements, however deep. Imports are statements: expressions need not be looked through."""
-    pending: list[ast.AST] = [tree]
-    while pending:
-        node = pending.pop()
-        yield node
-        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-            pending += getattr(node, block, [])
-
-
-def _base(node: ast.ImportFrom, name: str, *, is_package: bool) -> str:
-    if not node.level:
-        return node.module or ""
+def _base(base: str, level: int, name: str, *, is_package: bool) -> str:
+    """The module that a `from` statement in the module `name` imports from."""
+    if not level:
+        return base
     parents = name.split(".")
-    keep = len(parents) - node.level + (1 if is_package else 0)
-    return ".".join([*parents[:keep], *([node.module] if node.module else [])])
+    keep = len(parents) - level + (1 if is_package else 0)
+    return ".".join([*parents[:keep], *([base] if base else [])])
 
 
 def _packages_around(name: str) -> list[str]:
@@ -111,14 +104,14 @@ def _find(name: str) -> Path | None:
     spec = _top_level(top)
     if spec is None:
         return None
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if not rest:
         return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    for folder in folders:
-        place = folder.joinpath(*rest)
-        for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
-            if file.is_file():
-                return file
+    for folder in spec.submodule_search_locations or ():
+        place = "/".join((folder, *rest))
+        for file in (f"{place}/__init__.py", f"{place}.py"):
+            # Most names are no modules, and to make a Path for each takes longer than to look for it.
+            if os.path.isfile(file):  # noqa: PTH113
+                return Path(file)
     return None
 
 

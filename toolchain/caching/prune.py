@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from edgeops.clock import iso
-from toolchain.caching.cache import Record, StepCache
+from toolchain.caching.cache import IMPORTS_FOLDER, Record, StepCache
+from toolchain.caching.imports import KEPT_FILE, LOCK_FILE
 from toolchain.caching.locks import FileLock
 
 _DAY_MS = 24 * 3600 * 1000
@@ -81,6 +82,7 @@ def prune(cache: StepCache, *, keep_days: float, now_ms: int, dry_run: bool = Fa
         with suppress(FileNotFoundError):  # another prune was here first
             freed += _remove(cache, path, dry_run)
             leftovers += 1
+    freed += _prune_imports(cache, before_ms, dry_run)
     return Pruned(
         entries=tuple(entries),
         checkpoints=checkpoints,
@@ -150,6 +152,21 @@ def _stale_records(cache: StepCache, before_ms: float) -> list[Path]:
             if not left and _time_ms(path) < before_ms:
                 stale.append(path)
     return stale
+
+
+def _prune_imports(cache: StepCache, before_ms: float, dry_run: bool) -> int:
+    """Removes the import statements that are kept, if no build used them since, and what killed builds left
+    beside them, unless a build writes there. Returns the bytes of what it removes."""
+    folder = cache.root / IMPORTS_FOLDER
+    lock = FileLock.acquire(folder / LOCK_FILE, wait=False) if folder.is_dir() else None
+    if lock is None:
+        return 0
+    with lock:
+        stale = [path for path in _children(folder) if path.name not in (KEPT_FILE, LOCK_FILE)]
+        kept = folder / KEPT_FILE
+        if kept.exists() and _time_ms(kept) < before_ms:
+            stale.append(kept)
+        return sum(_remove(cache, path, dry_run) for path in stale)
 
 
 def _last_used_ms(folder: Path) -> int:

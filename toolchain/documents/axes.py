@@ -61,6 +61,22 @@ def size_text(size_bytes: float) -> str:
     return f"{size:.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
 
 
+def figure_text(metric: str, value: float | None) -> str:
+    """A metric's figure with its unit, short enough for a table; a dash if there is none."""
+    if value is None:
+        return "–"
+    if metric.endswith("_bytes"):
+        return size_text(value)
+    if metric.endswith("_ms"):
+        return f"{value:.3g} ms"
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def metric_words(metric: str) -> str:
+    """A metric's name as a reader has it."""
+    return metric.replace("_", " ")
+
+
 def percent_text(share: float) -> str:
     """A share in per cent, with as many digits as it takes."""
     return f"{share * 100:.3g}%"

@@ -260,6 +260,8 @@ def _model(name: str, model: ModelSource, training: Mapping[str, Any]) -> str:
         )
         if model.distillation is not None:
             sentences.append(_distilled(model.distillation))
+        if "shipped" in training:
+            sentences.append(_shipped(training["shipped"]))
     return " ".join(sentences)
 
 
@@ -279,9 +281,18 @@ def _distilled(spec: Distillation) -> str:
     more = [" with matched hidden states"] if spec.hidden is not None else []
     more += [" and on its texts"] if spec.sequence is not None else []
     return (
-        f"It learned from `{spec.teacher}`, temperature {spec.temperature:g}, α {spec.alpha:g}"
-        f"{''.join(more)}; the first seed's distilled model ships."
+        f"Distilled runs learned from `{spec.teacher}`, temperature {spec.temperature:g}, α {spec.alpha:g}"
+        f"{''.join(more)}."
     )
+
+
+def _shipped(run: Mapping[str, Any]) -> str:
+    """Which run's model is in the bundle, and the figure that chose it (see toolchain/steps/choose.py)."""
+    how = {"alone": "trained alone", "distilled": "distilled"}[run["kind"]]
+    figures = [
+        f"{name.replace('_', ' ')} {number(run[name])}" for name in sorted(run.keys() - {"seed", "kind"})
+    ]
+    return f"The model of seed {run['seed']}, {how}, ships ({', '.join(figures)})."
 
 
 def _quantization(report: Report) -> list[str]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from toolchain.documents import figures
-from toolchain.documents.axes import percent_text, size_text
+from toolchain.documents.axes import figure_text, metric_words, percent_text, size_text
 from toolchain.documents.card import columns_of, number
 from toolchain.documents.page import STYLE, TEMPLATE
 from toolchain.documents.report import in_order, slices_in_order
+from toolchain.documents.search import search_section
 from toolchain.evaluation.report import CLASS_SLICE
 
 Report = Mapping[str, Any]
@@ -18,16 +19,10 @@ Report = Mapping[str, Any]
 _MEASURED = (
     ("latency_p50_ms", "p50, ms"),
     ("latency_p99_ms", "p99, ms"),
+    ("first_token_ms", "first token, ms"),
     ("tokens_per_s", "tokens/s"),
     ("memory_bytes", "memory"),
 )
-_UNITS = {
-    "image-classification": "rows",
-    "tabular-classification": "rows",
-    "text-classification": "texts",
-    "token-classification": "words",
-    "feature-extraction": "rows",
-}
 
 
 def render(report: Report, measurements: Mapping[str, Any] | None = None) -> str:
@@ -62,6 +57,7 @@ def _view(report: Report, measured: Mapping[str, Any]) -> dict[str, Any]:
         "gates": [_gate(gate, measured.get("gates", {})) for gate in _failed_first(report["gates"])],
         "variants": _variants(report, measured.get("variants", {})),
         "plots": list(figures.plots(report, measured.get("variants", {}))),
+        "search": search_section(report),
         "slices": list(_slices(shipped)),
         "slice_caption": f"{report['preferred']} on the held-out data.",
         "metric": "neighbour accuracy" if shipped["dimensions"] else "accuracy",
@@ -85,11 +81,12 @@ def _facts(report: Report, measured: Mapping[str, Any]) -> Iterator[tuple[str, s
     yield "preferred variant", report["preferred"]
     for name in columns_of(report["task"])[:3]:
         if shipped["metrics"].get(name) is not None:
-            yield _words(name), _figure(name, shipped["metrics"][name])
+            yield metric_words(name), figure_text(name, shipped["metrics"][name])
     yield "size", size_text(shipped["size_bytes"])
     times = measured.get("variants", {}).get(report["preferred"], {})
-    if "latency_p50_ms" in times:
-        yield "latency p50", f"{times['latency_p50_ms']:.3g} ms"
+    for metric, label in (("latency_p50_ms", "latency p50"), ("first_token_ms", "first token")):
+        if metric in times:
+            yield label, figure_text(metric, times[metric])
     fallback = report["fallback"]
     if fallback is not None and fallback["found"] is not None:
         yield "expected fallback", percent_text(fallback["found"]["calibration"]["fallback_share"])
@@ -105,15 +102,15 @@ def _gate(gate: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any
     if gate.get("missing"):
         margin = str(gate["missing"])
     elif gate.get("missed_by") is not None:
-        margin = f"missed by {_figure(gate['metric'], gate['missed_by'])}"
+        margin = f"missed by {figure_text(gate['metric'], gate['missed_by'])}"
     elif gate.get("margin") is not None:
-        margin = _figure(gate["metric"], gate["margin"])
+        margin = figure_text(gate["metric"], gate["margin"])
     measured_here = "value" not in gate and value is None
     return {
         "name": _condition(gate),
         "kind": gate["kind"],
         "passed": gate["passed"],
-        "value": "measured" if measured_here else _figure(gate["metric"], value),
+        "value": "measured" if measured_here else figure_text(gate["metric"], value),
         "margin": margin,
     }
 
@@ -121,11 +118,13 @@ def _gate(gate: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any
 def _condition(gate: Mapping[str, Any]) -> str:
     """The gate's name with sizes and times that people can read."""
     metric, narrowed = gate["metric"], gate["slice"] if gate["slice"] is not None else gate["group"]
-    what = _words(metric) + (f" [{narrowed}]" if narrowed is not None else "") + f" of {gate['variant']}"
+    what = (
+        metric_words(metric) + (f" [{narrowed}]" if narrowed is not None else "") + f" of {gate['variant']}"
+    )
     if gate["drop_against"] is not None:
         what += f" below {gate['drop_against']}"
-    bounds = [f"≥ {_figure(metric, gate['at_least'])}"] if gate["at_least"] is not None else []
-    bounds += [f"≤ {_figure(metric, gate['at_most'])}"] if gate["at_most"] is not None else []
+    bounds = [f"≥ {figure_text(metric, gate['at_least'])}"] if gate["at_least"] is not None else []
+    bounds += [f"≤ {figure_text(metric, gate['at_most'])}"] if gate["at_most"] is not None else []
     return f"{what} {' and '.join(bounds)}"
 
 
@@ -144,7 +143,7 @@ def _variants(report: Report, measured: Mapping[str, Any]) -> dict[str, Any]:
     if report["baseline"] is not None:
         baseline = {**report["baseline"], "target": "–"}
         rows.append(_variant_row("baseline", baseline, shown, [None] * len(times), times))
-    columns = ["variant", "runs on", "size", *map(_words, shown), *(label for _, label in times)]
+    columns = ["variant", "runs on", "size", *map(metric_words, shown), *(label for _, label in times)]
     return {"columns": columns, "rows": rows}
 
 
@@ -159,8 +158,8 @@ def _variant_row(
         name,
         variant["target"],
         size_text(variant["size_bytes"]),
-        *(_figure(metric, variant["metrics"].get(metric)) for metric in shown),
-        *(_figure(metric, value) for (metric, _), value in zip(times, measured, strict=True)),
+        *(figure_text(metric, variant["metrics"].get(metric)) for metric in shown),
+        *(figure_text(metric, value) for (metric, _), value in zip(times, measured, strict=True)),
     ]
 
 
@@ -200,9 +199,9 @@ def _tables(report: Report) -> Iterator[dict[str, Any]]:
         yield {
             "id": "robustness",
             "title": "Robustness",
-            "caption": f"The held-out data with noise: {_words(noise)} {first[noise]:g}, "
+            "caption": f"The held-out data with noise: {metric_words(noise)} {first[noise]:g}, "
             f"seed {first['seed']}.",
-            "columns": ["variant", *map(_words, columns)],
+            "columns": ["variant", *map(metric_words, columns)],
             "wrapped": False,
             "rows": [[name, *(number(told[key]) for key in columns)] for name, told in robust.items()],
         }
@@ -217,7 +216,10 @@ def _tables(report: Report) -> Iterator[dict[str, Any]]:
             "columns": ["variant", "arguments"],
             "wrapped": True,
             "rows": [
-                [name, "; ".join(f"{_words(key)}: {_argument(value)}" for key, value in sorted(arguments))]
+                [
+                    name,
+                    "; ".join(f"{metric_words(key)}: {_argument(value)}" for key, value in sorted(arguments)),
+                ]
                 for name, arguments in ((n, told["arguments"].items()) for n, told in quantized.items())
             ],
         }
@@ -229,18 +231,3 @@ def _argument(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _figure(metric: str, value: float | None) -> str:
-    """A figure with its unit, short enough for a table."""
-    if value is None:
-        return "–"
-    if metric.endswith("_bytes"):
-        return size_text(value)
-    if metric.endswith("_ms"):
-        return f"{value:.3g} ms"
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"

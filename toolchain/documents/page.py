@@ -36,9 +36,12 @@ header p:last-child { margin-bottom: 0; }
 .verdict.pass { background: var(--good-page); } .verdict.fail { background: var(--bad-page); }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 12px 20px;
   margin: 12px 0 0; }
+.facts + p { margin-top: 16px; }
 .facts div { border-left: 3px solid var(--accent); padding-left: 10px; }
 .facts dt { color: var(--soft); font-size: .85rem; }
 .facts dd { margin: 0; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.records { margin: 8px 0 0; } .records dt { color: var(--soft); font-size: .85rem; }
+.records dd { margin: 0 0 8px; overflow-wrap: anywhere; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
 .pair > section { margin-bottom: 0; } .pair { margin-bottom: 18px; }
 .scroll { overflow-x: auto; }
@@ -70,7 +73,7 @@ svg .bound { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 2 3; }
 svg .tick-mark, svg .mean { stroke: var(--warm); stroke-width: 3; }
 svg .run { stroke: var(--soft); stroke-width: 1; } svg .seed { fill: var(--accent); }
 svg .mark { fill: var(--card); stroke: var(--accent); stroke-width: 2.5; }
-svg .chosen { fill: var(--accent); }
+svg .chosen { fill: var(--accent); } svg .faded { stroke: var(--soft); stroke-width: 1.5; }
 svg .bar { fill: var(--accent); fill-opacity: .55; } svg .count { fill: var(--soft); fill-opacity: .55; }
 svg .hit { fill: var(--accent); } svg .miss { fill: var(--warm); }
 svg .cell { text-anchor: middle; } svg .strong { fill: var(--on-accent); font-weight: 600; }
@@ -80,6 +83,7 @@ details { margin-top: 12px; font-size: .92rem; } summary { cursor: pointer; colo
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: .85rem;
   font-family: ui-monospace, "Liberation Mono", monospace; }
 .case { border-top: 1px solid var(--line); padding: 12px 0; } .case:first-of-type { border-top: 0; }
+.why { min-width: 220px; font-size: .88rem; overflow-wrap: anywhere; }
 .wrapped .right { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 @media (max-width: 600px) {
   main { padding: 12px 10px 40px; } section, header { padding: 14px; } svg { font-size: 13px; }
@@ -87,7 +91,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font-size: .85r
   .stacked tr { display: flex; flex-wrap: wrap; column-gap: 16px; padding: 8px 0;
     border-bottom: 1px solid var(--line); }
   .stacked tr > * { border: 0; padding: 0; text-align: left; }
-  .stacked tr > :first-child, .stacked tbody th { flex-basis: 100%; }
+  .stacked tr > :first-child, .stacked tbody th, .stacked .full { flex-basis: 100%; }
   .stacked [data-label]::before { content: attr(data-label) " "; color: var(--soft); font-weight: 400; }
 }
 @media print {
@@ -168,6 +172,47 @@ TEMPLATE = """
 {{ behind("The numbers of this plot", plot.columns, plot.rows) }}</section>
 {%- endfor %}
 </div>
+{%- endif %}
+{%- if search %}
+<section aria-labelledby="search"><h2 id="search">Search for variants</h2>
+<p>The recipe leaves its variants open, and this build follows the choice in the lock file {{ search.lock }}:
+measured times vary from run to run, what is built must not. The figures here are those that the lock records,
+measured by the search on {{ search.machine }}. A build with <code class="nowrap">--search</code> searches
+again.</p>
+{%- if search.kept %}<p>Beside what was found the recipe itself keeps {{ search.kept | join(", ") }}.</p>
+{%- endif %}
+<dl class="facts">
+{%- for label, value in search.facts %}<div><dt>{{ label }}</dt><dd>{{ value }}</dd></div>{% endfor %}
+</dl>
+<p class="soft">Filled marks are chosen, other blue ones are on the Pareto front too, grey ones are rejected.
+On the front are those that no other of the format equals or beats in {{ search.metric }}, size and latency at
+once; latencies within {{ search.noise }} are equal.</p>
+{%- for group in search.groups %}
+{%- if group.title %}<h3>{{ group.title }}</h3>{% endif %}
+{%- if group.plots %}
+<figure>
+{%- if group.level %}<figcaption>Under the dashed line too much {{ search.metric }} is lost.</figcaption>
+{%- endif %}
+<div class="pair">{% for plot in group.plots %}<div>{{ plot }}</div>{% endfor %}</div></figure>
+{%- endif %}
+<div class="scroll" tabindex="0" role="region" aria-label="{{ group.label }}">
+<table class="stacked"><thead><tr><th scope="col">candidate</th><th scope="col">outcome</th>
+<th scope="col" class="right">{{ search.metric }}</th><th scope="col" class="right">size</th>
+<th scope="col" class="right">p50</th><th scope="col" class="right">memory</th>
+<th scope="col">why</th></tr></thead><tbody>
+{%- for row in group.rows %}
+<tr><th scope="row" class="nowrap"><span class="soft">{{ row.number }}</span> {{ row.id }}</th>
+<td class="nowrap{% if row.chosen %} pass{% endif %}">{{ row.outcome }}</td>
+<td class="right" data-label="{{ search.metric }}">{{ row.quality }}</td>
+<td class="right" data-label="size">{{ row.size }}</td>
+<td class="right" data-label="p50">{{ row.latency }}</td>
+<td class="right" data-label="memory">{{ row.memory }}</td>
+<td class="why full">{{ row.why }}</td></tr>
+{%- endfor %}</tbody></table></div>
+{%- endfor %}
+<details><summary>What the lock file records</summary><dl class="records">
+{%- for label, value in search.records %}<dt>{{ label }}</dt><dd>{{ value }}</dd>{% endfor %}</dl></details>
+</section>
 {%- endif %}
 {%- if slices %}
 <section aria-labelledby="slices"><h2 id="slices">By class and slice</h2>

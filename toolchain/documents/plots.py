@@ -17,38 +17,47 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 22, 30, 44
 
 @dataclass(frozen=True)
 class Point:
-    """One mark: its place, its number in the legend, and whether it is on the front."""
+    """One mark: its place, its number in the legend, whether it is on the front, and how it is drawn: filled
+    (`chosen`) or grey (`faded`), `radius` in pixels."""
 
     x: float
     y: float
     number: int
     front: bool = False
     chosen: bool = False
+    faded: bool = False
     radius: float = 5.0
 
 
-def scatter(points: Sequence[Point], *, x: str, y: str, title: str) -> Markup:
-    """Numbered marks with the front joined. `x` and `y` name the axes; x is a size in bytes."""
+def scatter(
+    points: Sequence[Point], *, x: str, y: str, title: str, in_bytes: bool = True, level: float | None = None
+) -> Markup:
+    """Numbered marks with the front joined, and a dashed `level`. `x` and `y` name the axes; x is a size
+    unless `in_bytes` is false."""
     xs, ys = [point.x for point in points], [point.y for point in points]
     logarithmic = max(xs) / max(min(xs), 1e-9) > 8
     low, high = (min(xs) / 1.3, max(xs) * 1.3) if logarithmic else spread(xs, floor=max(xs) * 0.02)
-    unit = 1024.0 ** max(math.floor(math.log(high, 1024)), 0)
+    unit = 1024.0 ** max(math.floor(math.log(high, 1024)), 0) if in_bytes else 1.0
     across = Axis(max(low, 0.0), high, _LEFT, WIDTH - _RIGHT, logarithmic, unit)
-    up = Axis(*spread(ys, share=0.15, floor=2e-3), HEIGHT - _BOTTOM, _TOP)
-    parts = [_frame(across, up, x, y, x_text=size_text)]
+    levels = [level] if level is not None else []
+    up = Axis(*spread([*ys, *levels], share=0.15, floor=2e-3), HEIGHT - _BOTTOM, _TOP)
+    parts = [_frame(across, up, x, y, x_text=size_text if in_bytes else _number_text)]
+    parts += [_line([(across.start, up.at(one)), (across.end, up.at(one))], "level") for one in levels]
     front = sorted((point for point in points if point.front), key=lambda point: (point.x, point.y))
     if len(front) > 1:
         parts.append(_line([(across.at(p.x), up.at(p.y)) for p in front], "front"))
-    taken: list[tuple[float, float]] = []
-    for point in points:
-        left, top = across.at(point.x), up.at(point.y)
-        kind = "mark chosen" if point.chosen else "mark"
+    for point in sorted(points, key=lambda one: (one.chosen, not one.faded)):  # what matters most on top
+        kind = "mark" + " chosen" * point.chosen + " faded" * point.faded
         parts.append(
             Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(
-                kind, left, top, point.radius
+                kind, across.at(point.x), up.at(point.y), point.radius
             )
         )
-        label = _free_place(left, top, point.radius, taken)
+    marks = [(across.at(point.x), up.at(point.y)) for point in points]
+    taken: list[tuple[float, float]] = []
+    for point, (left, top) in zip(points, marks, strict=True):
+        wide = 3.5 * (len(str(point.number)) - 1)
+        label = _free_place(left, top, point.radius, wide, [*taken, *marks])
         taken.append(label)
         parts.append(
             Markup('<text class="number" x="{:.1f}" y="{:.1f}">{}</text>').format(*label, point.number)
@@ -235,17 +244,18 @@ def _rect(kind: str, x: float, y: float, width: float, height: float) -> Markup:
 
 
 def _free_place(
-    left: float, top: float, radius: float, taken: Sequence[tuple[float, float]]
+    left: float, top: float, radius: float, wide: float, taken: Sequence[tuple[float, float]]
 ) -> tuple[float, float]:
-    """Where a number can stand beside its mark without covering another."""
+    """Where a number can stand beside its mark without covering another, or a mark. `wide` is how much wider
+    than one digit it is, to each side."""
     away = radius + 8
     places = [
-        (left + dx * away, top + dy * away)
-        for dx, dy in ((1, 0), (0, -1), (-1, 0), (0, 1), (1.4, -1.4), (-1.4, -1.4), (1.4, 1.4))
+        (left + dx * (away + wide), top + dy * away)
+        for dx, dy in ((1, 0), (0, -1), (-1, 0), (0, 1), (1.4, -1.4), (-1.4, -1.4), (1.4, 1.4), (-1.4, 1.4))
     ]
     for x, y in places:
-        inside = _LEFT < x < WIDTH - 6 and 6 < y < HEIGHT - _BOTTOM
-        if inside and all(math.hypot(x - a, y - b) > 12 for a, b in taken):
+        inside = _LEFT < x < WIDTH - 6 - wide and 6 < y < HEIGHT - _BOTTOM
+        if inside and all(math.hypot(x - a, y - b) > 12 + wide for a, b in taken):
             return x, y
     return places[0]
 

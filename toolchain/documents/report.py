@@ -75,7 +75,7 @@ def remarks(report: Mapping[str, Any], class_share: Mapping[str, Mapping[str, fl
     """What a reader should not have to work out: what did not help, what was left out, where it is weak."""
     for model, training in report["training"].items():
         if "distillation" in training:
-            yield _distilled(model, training["distillation"])
+            yield _distilled(model, training["distillation"], training["shipped"])
         if class_share.get(model):
             shares = ", ".join(f"{name}: {share:g}" for name, share in class_share[model].items())
             yield (
@@ -97,7 +97,7 @@ def remarks(report: Mapping[str, Any], class_share: Mapping[str, Mapping[str, fl
             )
 
 
-def _distilled(model: str, gain: Mapping[str, Any]) -> str:
+def _distilled(model: str, gain: Mapping[str, Any], shipped: Mapping[str, Any]) -> str:
     verdict = {
         "helps": "helps",
         "hurts": "does not help: it makes the model worse",
@@ -106,7 +106,8 @@ def _distilled(model: str, gain: Mapping[str, Any]) -> str:
     return (
         f"Distillation of {model} {verdict}. Mean held-out {gain['metric']} over "
         f"{len(gain['runs'])} seed(s): {gain['mean_alone']:.4f} alone, "
-        f"{gain['mean_distilled']:.4f} distilled."
+        f"{gain['mean_distilled']:.4f} distilled. The run that is best on the calibration rows ships: seed "
+        f"{shipped['seed']}, {shipped['kind']}."
     )
 
 

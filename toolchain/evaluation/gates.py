@@ -36,6 +36,7 @@ _KINDS: dict[str, Kind] = {
     "size_bytes": "size",
     "latency_p50_ms": "latency",
     "latency_p99_ms": "latency",
+    "first_token_ms": "latency",
     "tokens_per_s": "latency",
     "memory_bytes": "memory",
     "parity_max_abs": "parity",

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from quantize.onnx_graph import replace_nodes
 from toolchain.importing.image_processor import Preprocessing
 
 # Keys' parameter, as Pillow has it (R. Keys, Cubic convolution interpolation, 1981).
@@ -38,9 +39,7 @@ def begin_with_pixels(model: onnx.ModelProto, steps: Preprocessing, name: str, s
     front.add("Mul", front.constant("factor", np.array(factor, np.float32).reshape(1, -1, 1, 1)))
     front.add("Add", front.constant("offset", np.array(offset, np.float32).reshape(1, -1, 1, 1)))
     front.nodes[-1].output[0] = inner
-    old = [_copy(node) for node in graph.node]
-    graph.ClearField("node")
-    graph.node.extend([*front.nodes, *old])
+    replace_nodes(graph, [*front.nodes, *graph.node])
     graph.ClearField("input")
     graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
 
@@ -139,9 +138,3 @@ class _Front:
         self.add("Add", half)
         self.add("Floor")
         self.add("Clip", *bounds)
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy

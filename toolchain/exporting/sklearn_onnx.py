@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError
 from quantize.onnx_graph import prune
 
@@ -35,10 +36,9 @@ def export_pipeline(estimator: Any, shape: Sequence[int], *, name: str, output: 
             )
     except Exception as error:
         # Its converters raise many kinds, some of its own, for what they do not know.
-        what = " ".join(str(error).split())[:200]
         kind = type(estimator).__name__
         raise ArtifactError(
-            f"skl2onnx cannot convert this {kind} ({type(error).__name__}: {what}).",
+            f"skl2onnx cannot convert this {kind} ({type(error).__name__}: {one_line(error)}).",
             remedy="Use steps that skl2onnx knows: https://onnx.ai/sklearn-onnx/supported.html.",
             subject=kind,
         ) from error

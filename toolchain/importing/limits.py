@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgeops.errors import ArtifactError
-from edgeops.processes import limit_memory
 
 # What Python, torch and an engine take for themselves, and what a small model may ask for beside it.
 BASE_BYTES = 3 << 30
@@ -17,12 +16,12 @@ COPIES = 6
 
 @contextmanager
 def bounded_memory(size_bytes: int, name: str) -> Iterator[None]:
-    """Limits the memory of this process to what a model of `size_bytes` can need, for good: only for steps
-    that run in a process of their own. Running out of it becomes an `ArtifactError` (subject: `name`)."""
+    """Limits the memory of this process meanwhile to what a model of `size_bytes` can need. Running out of it
+    becomes an `ArtifactError` (subject: `name`). See setrlimit(2), RLIMIT_DATA."""
     limit = BASE_BYTES + COPIES * size_bytes
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if hard == resource.RLIM_INFINITY or hard > limit:
-        limit_memory(limit)
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     try:
         yield
     except MemoryError as error:
@@ -32,6 +31,8 @@ def bounded_memory(size_bytes: int, name: str) -> Iterator[None]:
         if "alloc" not in str(error).lower():
             raise
         raise _too_hungry(name, limit) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def _too_hungry(name: str, limit: int) -> ArtifactError:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -24,6 +27,31 @@ MAX_FILE_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 4 << 30
 MAX_MEMBERS = 256
 TEXT_KEY = "text"
+
+# What reading a damaged archive raises: zipfile (RuntimeError for one that wants a password), its
+# decompressors, whose errors have no common base, and numpy.lib.format.
+_ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
+# What an array's header raises, which NumPy reads as a Python literal: the literal itself (TypeError for a
+# key that cannot be one, MemoryError for one that is nested too deeply), the tokenizer by which NumPy cleans
+# what Python 2 wrote, and the making of a dtype.
+_HEADER_ERRORS = (
+    ValueError,
+    TypeError,
+    IndexError,
+    SyntaxError,
+    tokenize.TokenError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def load_rows(
@@ -155,14 +183,7 @@ def _read_npz(path: Path, name: str) -> dict[str, Array]:
                 raise bad_file(name, f"has more than {MAX_MEMBERS} arrays, or one twice")
             for member in members:
                 with archive.open(member) as file:
-                    version = npy_format.read_magic(file)
-                    reader = {
-                        (1, 0): npy_format.read_array_header_1_0,
-                        (2, 0): npy_format.read_array_header_2_0,
-                    }.get(version)
-                    if reader is None:
-                        raise bad_file(name, f"has an array {member!r} in an unknown version of the format")
-                    shape, _, dtype = reader(file)
+                    shape, dtype = _array_header(file, name, member)
                 if dtype.hasobject:
                     raise bad_file(name, f"has Python objects in {member!r}, which only a pickle can hold")
                 total += math.prod(shape) * dtype.itemsize
@@ -170,9 +191,27 @@ def _read_npz(path: Path, name: str) -> dict[str, Array]:
                     raise bad_file(name, f"unpacks to more than {MAX_ARRAY_BYTES} bytes")
                 with archive.open(member) as file:
                     arrays[member.removesuffix(".npy")] = npy_format.read_array(file, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except _ARCHIVE_ERRORS as error:
         raise bad_file(name, f"is no NumPy archive ({' '.join(str(error).split())[:200]})") from error
     return arrays
+
+
+def _array_header(file: IO[bytes], name: str, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array that begins here; sizes are whole numbers from 0."""
+    reader = {
+        (1, 0): npy_format.read_array_header_1_0,
+        (2, 0): npy_format.read_array_header_2_0,
+    }.get(npy_format.read_magic(file))
+    if reader is None:
+        raise bad_file(name, f"has an array {member!r} in an unknown version of the format")
+    try:
+        shape, _, dtype = reader(file)
+    except _HEADER_ERRORS as error:
+        raise bad_file(name, f"has an array {member!r} with a damaged header") from error
+    # NumPy takes True for a size, and any negative number.
+    if any(isinstance(size, bool) or size < 0 for size in shape):
+        raise bad_file(name, f"has an array {member!r} of the shape {str(shape)[:100]}")
+    return shape, dtype
 
 
 def _from_csv(

@@ -73,8 +73,9 @@ def load_pipeline(path: Path, name: str, *, trusted: Sequence[str] | None) -> An
         estimator = skops.io.load(path, trusted=unknown)
     except ArtifactError:
         raise
-    except Exception as error:
-        # What a file's content makes scikit-learn's own constructors raise can be anything.
+    except Exception as error:  # skops lets through whatever the types in the file raise
+        # It runs their constructors and `__setstate__` on what the file holds, and a type that the recipe
+        # trusts may be anyone's.
         what = " ".join(str(error).split())[:200]
         raise ArtifactError(
             f"{name} cannot be read by skops ({what}).",

@@ -76,8 +76,7 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except Exception as error:
-        # The Rust library behind it raises bare `Exception`.
+    except Exception as error:  # tokenizers.Tokenizer.from_file raises it bare
         raise refused(
             TOKENIZER_FILE,
             f"cannot be loaded by transformers ({_line(error)})",

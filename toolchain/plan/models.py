@@ -77,8 +77,10 @@ def models(recipe: Recipe, name: str, folder: Path) -> Iterator[Step]:
         files=files,
         code=(module_of(factory),) if factory is not None else (),
         tools=_tools(model),
-        # What comes from elsewhere may be hostile; what native code it meets must not end the worker.
-        isolated=True,
+        # What comes from elsewhere may be hostile. A Hugging Face folder is read by torch and safetensors, as
+        # by the steps after it: their process has imported them then. Engines get processes of their own.
+        foreign=True,
+        isolated=not isinstance(model, HuggingFaceModel),
     )
 
 

@@ -19,8 +19,9 @@ class Step:
     the step whose output folder fills it; `files` a role to a file or folder outside the build, whose content
     counts and whose place does not. `code` names the recipe's modules and `tools` the distributions that the
     output depends on. `attests`: the step is told how the steps before it were made, and so depends on
-    that, not only on what they wrote. `isolated`: it runs in a process of its own. `exclusive`: nothing else
-    runs meanwhile, since it measures time."""
+    that, not only on what they wrote. `isolated`: it runs in a process of its own. `foreign`: it reads a file
+    from elsewhere, which is at fault if the step's process dies. `exclusive`: nothing else runs meanwhile,
+    since it measures time."""
 
     name: str
     module: str
@@ -32,6 +33,7 @@ class Step:
     tools: tuple[str, ...] = ()
     attests: bool = False
     isolated: bool = False
+    foreign: bool = False
     exclusive: bool = False
     threads: int = 1
 

@@ -56,9 +56,10 @@ class Distillation(Strict, frozen=True, kw_only=True):
 
 
 class _Trained(Strict, frozen=True, kw_only=True):
-    """`factory(**options)` makes the model. With `training` it is trained here, once per seed, and the first
-    seed's ships; with `distillation` each seed trains with the teacher and alone, so that the gain can be
-    told. `class_share` keeps only a share of a class's training rows (default 1, all of them)."""
+    """`factory(**options)` makes the model. With `training` it is trained here, once per seed; with
+    `distillation` each seed trains with the teacher and alone, so that the gain can be told. The run that is
+    best on the calibration rows ships. `class_share` keeps only a share of a class's training rows (default
+    1, all of them)."""
 
     options: dict[str, Any] = {}
     training: Training | None = None

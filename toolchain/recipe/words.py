@@ -17,7 +17,7 @@ _TRAINED: dict[str, tuple[str, Any]] = {
         {"epochs": 12, "batch_size": 64, "learning_rate": 0.005},
     ),
     "seeds": (
-        "A training run for each seed. The first one's model ships; the others tell how much was luck.",
+        "A training run for each seed. The best on the calibration rows ships; all tell how much is luck.",
         [1, 2, 3],
     ),
     "distillation": (
@@ -376,5 +376,6 @@ METRICS: dict[str, str] = {
     "latency_p50_ms": "median time of one row in the engine (of one token of an answer), in milliseconds",
     "latency_p99_ms": "99th percentile of that time",
     "memory_bytes": "most memory that the engine needed for it",
+    "first_token_ms": "median time to an answer's first token, in milliseconds, after a prompt of up to 64",
     "tokens_per_s": "tokens that it writes in a second",
 }

@@ -1,5 +1,6 @@
 """Runs steps in worker processes: a pool of them for ordinary steps, each of which imports torch once at
-most, and a fresh one for each isolated step. None is started before a step has to run."""
+most, if need be before its step is ready, and a fresh one for each isolated step. None is started before a
+step has to run."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from edgeops.errors import ArtifactError, EdgeopsError
 from edgeops.signing.passphrases import without_secrets
 from toolchain.caching.cache import KeyParts
 from toolchain.plan import Step
-from toolchain.running.worker import Answer, Failure, Request
+from toolchain.running.warming import slow
+from toolchain.running.worker import Answer, Failure, Request, Warm
 
 Progress = Callable[[float, str], None]
 _LOG_LINES = 20
@@ -34,7 +36,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 class Task:
     """A step to run: `parts` is what decides its output, `inputs` what fills its roles, `out` the empty
     folder that it writes to, `checkpoints` and `records` as in `StepContext`. `threads` is how many it may
-    compute with."""
+    compute with. `expected` are steps that will likely run next, each with its threads: a processor is free
+    to prepare for them meanwhile, such as by importing what they need."""
 
     step: Step
     parts: KeyParts
@@ -43,6 +46,7 @@ class Task:
     checkpoints: Path
     records: Mapping[str, Mapping[str, Any]]
     threads: int = 1
+    expected: tuple[tuple[Step, int], ...] = ()
 
     def request(self) -> Request:
         """The task as a worker process gets it."""
@@ -68,7 +72,7 @@ class Executor(Protocol):
 
         Raises what the step raised. An exception that is no `EdgeopsError`, or the death of the process,
         becomes one that names the step, with the last lines of its log in `details`: an `ArtifactError` if
-        the step is isolated, since then a file aborted its engine.
+        the step is isolated or foreign, since then a file aborted its engine.
         """
 
     def stop(self) -> None:
@@ -99,7 +103,11 @@ class LocalExecutor:
         self._starter.shutdown()
 
     def run(self, task: Task, progress: Progress) -> None:
-        worker = self._take(task.threads, fresh=task.step.isolated)
+        if task.step.exclusive:
+            self._settle()
+        worker = self._take(task.step, task.threads)
+        for step, threads in task.expected:
+            self._prepare(step, threads)
         try:
             worker.run(task.step, task.request(), progress)
         finally:
@@ -111,12 +119,49 @@ class LocalExecutor:
             for worker in self._all:
                 worker.kill()
 
-    def _take(self, threads: int, *, fresh: bool) -> _Worker:
+    def _prepare(self, step: Step, threads: int) -> None:
+        """Has an idle worker import what takes long of the step's tools, or a new one, unless one has."""
+        wanted = slow(step.tools)
+        if step.isolated or not wanted:
+            return
         with self._guard:
-            fitting = [worker for worker in self._idle if worker.threads == threads]
-            if fitting and not fresh:
-                self._idle.remove(fitting[-1])
-                return fitting[-1]
+            idle = [worker for worker in self._idle if worker.threads == threads]
+            if any(wanted <= worker.imported for worker in idle):
+                return
+            worker = next((worker for worker in idle if not worker.warming), None)
+            if worker is not None:
+                self._idle.remove(worker)
+            elif self._stopped or len(self._all) >= self.jobs:
+                return
+        worker = worker or self._start(threads)
+        worker.warm(wanted)
+        self._give_back(worker, keep=True)
+
+    def _settle(self) -> None:
+        """Waits for the workers that import something: beside a step that measures time nothing runs."""
+        with self._guard:
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.settle()
+            self._give_back(worker, keep=True)
+
+    def _take(self, step: Step, threads: int) -> _Worker:
+        """A worker for the step: of the idle ones that which has imported most of what the step needs. One
+        that still imports is left alone by steps that need nothing of it."""
+        tools = slow(step.tools)
+        with self._guard:
+            fitting = [
+                worker
+                for worker in self._idle
+                if worker.threads == threads and (not worker.warming or worker.imported & tools)
+            ]
+            if fitting and not step.isolated:
+                best = max(fitting, key=lambda it: (len(it.imported & tools), -len(it.imported)))
+                self._idle.remove(best)
+                return best
+        return self._start(threads)
+
+    def _start(self, threads: int) -> _Worker:
         worker = self._starter.submit(_Worker, threads).result()
         with self._guard:
             self._all.add(worker)
@@ -136,6 +181,8 @@ class LocalExecutor:
 class _Worker:
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.imported: frozenset[str] = frozenset()  # of the distributions that take long
+        self.warming = False  # an answer to `Warm` is yet to be read
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "toolchain.running.worker", str(os.getpid())],
@@ -146,15 +193,27 @@ class _Worker:
             env={**without_secrets(dict(os.environ)), **dict.fromkeys(_THREAD_VARIABLES, str(threads))},
         )
 
+    def warm(self, tools: frozenset[str]) -> None:
+        """Has it import them; it must not be importing yet. Returns at once; if the process died, the next
+        step that it gets says so."""
+        with contextlib.suppress(BrokenPipeError):
+            self._send(Warm(tools=tools))
+            self.imported, self.warming = self.imported | tools, True
+
+    def settle(self) -> None:
+        """Waits until it has imported what it was told to."""
+        if self.warming:
+            self._stdout.readline()
+            self.warming = False
+
     def run(self, step: Step, request: Request, progress: Progress) -> None:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        self.settle()
+        self.imported |= slow(step.tools)
         try:
-            stdin.write(msgspec.json.encode(request) + b"\n")
-            stdin.flush()
+            self._send(request)
         except BrokenPipeError:
             raise self._death(step) from None
-        for line in stdout:
+        for line in self._stdout:
             answer = msgspec.json.decode(line, type=Answer)
             if answer.error is not None:
                 raise self._error(step, answer.error)
@@ -163,6 +222,16 @@ class _Worker:
             if answer.progress is not None:
                 progress(answer.progress, answer.note)
         raise self._death(step)
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def _send(self, message: Request | Warm) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(message) + b"\n")
+        self._process.stdin.flush()
 
     @property
     def alive(self) -> bool:
@@ -195,7 +264,7 @@ class _Worker:
         code = self._process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         details = {"log": self._last_lines(), "returncode": code}
-        if step.isolated:
+        if step.isolated or step.foreign:
             return ArtifactError(
                 f"The process of the step {step.name} {how}: its engine cannot run this model.",
                 remedy="Look at the network and its export.",

@@ -1,8 +1,9 @@
-"""How much of this machine a build may take: processors, and memory that is free."""
+"""This machine: how much of it a build may take, and what to call it beside figures measured on it."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 # What a worker with torch and a small model in it takes; large models want --jobs from their user.
@@ -42,3 +43,28 @@ def available_memory_bytes() -> int | None:
     except (OSError, ValueError):
         return available  # the root group, or cgroup v1, has no such file
     return available if limit == "max" else min(available, max(0, int(limit) - used))
+
+
+def machine_facts() -> dict[str, str | int]:
+    """What measured times depend on: `system`, `architecture`, `cpu` (see `processor_name`) and `cores`, the
+    number of logical processors. No host or user name: bundles and lock files travel."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cpu": processor_name(),
+        "cores": os.cpu_count() or 0,
+    }
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as the kernel tells it; never empty.
+
+    Linux on x86 has a "model name" in `cpuinfo`. On Arm there is none, but some boards have a "Model", which
+    is the board's name. Elsewhere it is what Python finds, and at least the architecture."""
+    try:
+        # Strict decoding would make a build fail by a name that a hypervisor may set freely.
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []  # other systems than Linux
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return told.get("model name") or told.get("Model") or platform.processor() or platform.machine()

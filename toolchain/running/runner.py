@@ -216,7 +216,14 @@ class _Run:
             checkpoints=claim.checkpoints,
             records=self._records(step),
             threads=self._schedule.threads(step),
+            expected=self._expected(step),
         )
+
+    def _expected(self, step: Step) -> tuple[tuple[Step, int], ...]:
+        """What likely runs after a step that just started, if there is a thread that can prepare for it."""
+        if not self._schedule.has_spare_thread():
+            return ()
+        return tuple((other, self._schedule.threads(other)) for other in self._schedule.after(step))
 
     def _key_parts(self, step: Step) -> KeyParts:
         inputs = {role: self._entries[name].digest for role, name in step.inputs.items()}

@@ -54,6 +54,15 @@ class Schedule:
             return False
         return sum(map(self.threads, self._running.values())) + self.threads(step) <= self._jobs
 
+    def has_spare_thread(self) -> bool:
+        """Whether fewer threads compute than may, and nothing that measures time runs."""
+        running = self._running.values()
+        return not any(step.exclusive for step in running) and sum(map(self.threads, running)) < self._jobs
+
+    def after(self, step: Step) -> list[Step]:
+        """The steps that wait for this one, in the plan's order."""
+        return [other for other in self._waiting.values() if step.name in other.inputs.values()]
+
     def threads(self, step: Step) -> int:
         """How many threads a step gets."""
         return min(step.threads, self._jobs)

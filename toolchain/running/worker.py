@@ -3,8 +3,8 @@ apart from the process that holds the builder's key.
 
     python -P -m toolchain.running.worker PARENT_PID
 
-Requests come as JSON lines on stdin (`Request`), answers go as JSON lines to what was stdout: any number of
-`progress` lines, then one with `done` or `error`. What a step prints goes to stderr.
+Requests come as JSON lines on stdin (`Request`, `Warm`), answers go as JSON lines to what was stdout: any
+number of `progress` lines, then one with `done` or `error`. What a step prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import msgspec
 from edgeops import errors
 from edgeops.errors import EdgeopsError
 from edgeops.processes import die_with_parent
+from toolchain.running.warming import import_slow
 from toolchain.steps.context import StepContext
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     """One step to run; paths are absolute. The fields are those of `StepContext`."""
 
     module: str
@@ -35,6 +36,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: str
     threads: int = 1
     records: dict[str, dict[str, Any]] = {}
+
+
+class Warm(msgspec.Struct, frozen=True, kw_only=True, tag="warm"):
+    """A step is expected that needs these distributions."""
+
+    tools: frozenset[str]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +91,12 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
-        request = msgspec.json.decode(line, type=Request)
-        _send(channel, _run(request, channel))
+        match msgspec.json.decode(line, type=Request | Warm):
+            case Warm(tools=tools):
+                import_slow(tools)
+                _send(channel, Answer(done=True))
+            case request:
+                _send(channel, _run(request, channel))
 
 
 def _run(request: Request, channel: IO[bytes]) -> Answer:

@@ -28,6 +28,11 @@ def candidates(recipe: Recipe) -> tuple[VariantSpec, ...]:
     )
 
 
+def format_of(candidate: str) -> str:
+    """The format of the candidate with that id."""
+    return candidate.partition("-")[0]
+
+
 def _spec(search: Search, format: Format, way: dict[str, Any]) -> VariantSpec:
     details = [
         way.get("scheme") if way["precision"] == "int8" else None,

@@ -15,6 +15,7 @@ from toolchain.search.candidates import UNQUANTIZED
 from toolchain.search.front import Point, by_preference, first_picks, pareto
 
 LATENCY = "latency_p50_ms"
+_NO_ROOM = "on the front, and max_variants keeps"
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +79,11 @@ def choose(search: Search, gates: Sequence[Gate], trials: Sequence[Trial]) -> Ch
             if name in reasons
         ),
     )
+
+
+def is_on_front(reason: str) -> bool:
+    """Whether that is the reason for which a candidate of the front was left out: there was no room."""
+    return reason.startswith(_NO_ROOM)
 
 
 def _reference(metric: str, trials: Iterable[Trial]) -> float | None:
@@ -154,5 +160,5 @@ def _picked(fronts: Sequence[Sequence[Point]], most: int) -> tuple[list[str], Ma
     ]
     kept, left = {point.id for point in in_turn[:most]}, in_turn[most:]
     ordered = [point.id for front in fronts for point in by_preference(front) if point.id in kept]
-    why = f"on the front, and max_variants keeps {most} of the {len(in_turn)} there"
+    why = f"{_NO_ROOM} {most} of the {len(in_turn)} there"
     return ordered, {point.id: why for point in left}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from toolchain.recipe import Recipe
 from toolchain.recipe.document import dotted
 from toolchain.recipe.lock import AGAIN, Lock, lock_path, read_lock, unwritable, write_lock
 from toolchain.recipe.variant_faults import list_faults
+from toolchain.running.machine import machine_facts
 from toolchain.search.candidates import candidates
 from toolchain.search.choose import choose
 from toolchain.search.trials import Run, try_all
@@ -94,11 +94,7 @@ def _search(recipe: Recipe, folder: Path, run: Run) -> Lock:
         metric=search.metric,
         max_drop=search.max_drop,
         reference=choice.reference,
-        machine={
-            "system": platform.system(),
-            "architecture": platform.machine(),
-            "cores": os.cpu_count() or 0,
-        },
+        machine=machine_facts(),
         variants=choice.chosen,
         rejected=choice.rejected,
     )

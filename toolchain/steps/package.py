@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +36,7 @@ from toolchain.evaluation.variant import MODEL_FILES, RUNTIMES, VARIANT_FOLDER
 from toolchain.plan.step import model_step
 from toolchain.recipe import Recipe
 from toolchain.recipe.variants import VariantSpec
+from toolchain.running.machine import machine_facts
 from toolchain.steps.context import StepContext
 from toolchain.steps.reference import PROFILE_FILE, SCORES, TOKENS, VECTORS_FILE, feature
 
@@ -192,28 +191,14 @@ def _fallback(context: StepContext) -> FallbackPolicy | None:
 
 
 def _measurements(context: StepContext, recipe: Recipe) -> Mapping[str, Any]:
-    """What was measured, and on what. No host or user name: a bundle travels."""
+    """What was measured, and on what."""
     return {
-        "machine": {
-            "system": platform.system(),
-            "architecture": platform.machine(),
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count() or 0,
-        },
+        "machine": machine_facts(),
         "variants": {
             spec.id: context.read_json(f"evaluate-{spec.id}", MEASUREMENTS_FILE) for spec in recipe.listed
         },
         "gates": context.read_json("gate", MEASUREMENTS_FILE),
     }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from edgeops.canonical import canonical_json
 from toolchain.steps.context import StepContext
 from toolchain.training.checkpoints import EVERY_S, Checkpoints
-from toolchain.training.processes import Run, launch
+from toolchain.training.loop import Objective, Regime, train
+from toolchain.training.machine import Machine
+from toolchain.training.processes import Progress, Run, launch
 
 MODEL_FOLDER = "model"
 TRAINING_FILE = "training.json"
@@ -63,9 +67,17 @@ class TrainingJob:
         classes: list[str] = json.loads((self.inputs["data"] / "data.json").read_bytes())["classes"]
         return classes
 
-    def open_checkpoints(self) -> Checkpoints:
-        """The run's checkpoints."""
-        return Checkpoints(self.checkpoints, every_s=self.checkpoint_every_s)
+    def fit(self, learner: nn.Module, objective: Objective, machine: Machine, progress: Progress) -> None:
+        """Trains `learner` in place as the recipe says, from the run's last checkpoint on. Raises as `train`
+        and `Regime.of` do."""
+        train(
+            learner,
+            objective,
+            Regime.of(self.model["training"], rows=objective.rows, seed=self.seed),
+            machine=machine,
+            checkpoints=Checkpoints(self.checkpoints, every_s=self.checkpoint_every_s),
+            progress=progress,
+        )
 
     def report(self, figures: Mapping[str, Any]) -> None:
         """Writes `training.json`: the figures, the seed and the kind of the run."""

@@ -6,7 +6,7 @@ from its last checkpoint and ends with the bytes of one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -18,8 +18,8 @@ from torch import nn
 from edgeops.errors import ArtifactError, ConfigError
 from toolchain.training.checkpoints import Checkpoint, Checkpoints
 from toolchain.training.machine import Machine
+from toolchain.training.processes import Progress
 
-Progress = Callable[[float, str], None]
 _WEIGHTS, _OPTIMIZER = "weights.", "optimizer."
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError, ConfigError
 from toolchain.steps.context import load_factory
 
@@ -63,9 +64,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:300]
         raise ArtifactError(
-            f"{path.name} does not hold the weights of this network ({what}).",
+            f"{path.name} does not hold the weights of this network ({one_line(error)}).",
             remedy="Check the network's factory and options against those that the weights were made with.",
             subject=path.name,
         ) from error

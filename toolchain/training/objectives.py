@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -24,7 +26,8 @@ OfRows = Callable[[torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class Teacher:
     """A trained module on the same device, in evaluation mode, and how it answers for the learner's rows.
-    With `remembered` answers it is asked once for all of them, else at each step."""
+    With `remembered` answers it is asked once for all of them, else at each step. `counted` tells which
+    positions of some rows hidden states are compared at (all, without it)."""
 
     module: nn.Module
     forward: Forward
@@ -41,7 +44,9 @@ class Taught:
 
     def __init__(self, rows: int, forward: Forward, labels: OfRows, device: torch.device) -> None:
         self.rows = rows
-        self._forward, self._labels, self._device = forward, labels, device
+        self.forward = forward
+        self.device = device
+        self._labels = labels
         self._teacher: Teacher | None = None
         self._answers: torch.Tensor | None = None
 
@@ -49,13 +54,13 @@ class Taught:
         """Adds the teacher's part to the loss."""
         self._teacher = teacher
         if teacher.remembered:
-            self._answers = answers_of(teacher.module, teacher.forward, self.rows, self._device)
+            self._answers = answers_of(teacher.module, teacher.forward, self.rows, self.device)
 
     def loss(self, learner: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         """Cross entropy with the labels, blended with the divergence from the teacher's answers, plus the
         distance of hidden states."""
-        rows = rows.to(self._device)
-        logits = self._forward(learner, rows)
+        rows = rows.to(self.device)
+        logits = self.forward(learner, rows)
         loss = hard_loss(logits, self._labels(rows))
         teacher = self._teacher
         if teacher is None:
@@ -76,26 +81,25 @@ def taught(
     model: nn.Module,
     objective: Taught,
     *,
-    forward: Forward,
     teacher: nn.Module,
     teacher_forward: Forward,
     distillation: Mapping[str, Any],
     remembered: bool,
-    counted: OfRows | None,
-    device: torch.device,
+    counted: OfRows | None = None,
     seed: int,
 ) -> Learner:
-    """Has `objective` learn from `teacher` as the recipe's `distillation` says. Returns what is to be
-    trained: the model, with the projections of hidden-state matching where there are some."""
-    model.to(device).eval()
-    teacher.to(device).eval()
+    """Has `objective` learn from `teacher` as the recipe's `distillation` says; `remembered` and `counted` as
+    in `Teacher`. Returns what is to be trained: the model, with the projections of hidden-state matching
+    where there are some."""
+    model.to(objective.device).eval()
+    teacher.to(objective.device).eval()
     hidden = None
     if distillation["hidden"] is not None:
         spec = distillation["hidden"]
         hidden = HiddenMatching(model, teacher, spec["layers"], spec["weight"])
-        first = torch.zeros(1, dtype=torch.int64, device=device)
+        first = torch.zeros(1, dtype=torch.int64, device=objective.device)
         with torch.no_grad():
-            forward(model, first)
+            objective.forward(model, first)
             teacher_forward(teacher, first)
         hidden.fit_projections(seed=seed)
     objective.learn_from(
@@ -119,3 +123,11 @@ def answers_of(module: nn.Module, forward: Forward, rows: int, device: torch.dev
     numbers = torch.arange(rows, device=device)
     with torch.no_grad():
         return torch.cat([forward(module, part) for part in torch.split(numbers, BATCH_ROWS)])
+
+
+def accuracy(
+    module: nn.Module, forward: Forward, labels: npt.NDArray[np.int64], device: torch.device
+) -> float:
+    """The share of rows whose largest logit is that of their label."""
+    predicted = answers_of(module, forward, len(labels), device).argmax(dim=1).cpu().numpy()
+    return float(np.mean(predicted == labels))

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from torch import distributed
+
 from edgeops.errors import EdgeopsError
 from edgeops.processes import die_with_parent
 from toolchain.training.machine import Device, Machine, process_count, single_machine
@@ -95,9 +98,7 @@ def _child(
 
 def _join(rank: int, processes: int, device: Device, meeting: str) -> Machine:
     """This process as one of several."""
-    import torch
     from accelerate import Accelerator
-    from torch import distributed
 
     gpu = device == "auto" and torch.cuda.is_available()
     os.environ |= {

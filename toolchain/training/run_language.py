@@ -19,30 +19,34 @@ from toolchain.training.continuation import continued
 from toolchain.training.hidden import Learner
 from toolchain.training.huggingface import make_model, save_folder
 from toolchain.training.job import TrainingJob
-from toolchain.training.loop import Progress, Regime, train
 from toolchain.training.machine import Machine
 from toolchain.training.modules import count_parameters, make_deterministic
 from toolchain.training.objectives import Forward, Taught, taught
+from toolchain.training.processes import Progress
 from toolchain.training.windows import token_stream, windows_of
 
-# How much held-out text tells a run's perplexity; variants are evaluated on more, if the recipe says so.
-MAX_HELD_OUT_TOKENS = 1 << 16
+# How much text tells a run's perplexity; variants are evaluated on more, if the recipe says so.
+MAX_TOLD_TOKENS = 1 << 16
 BATCH_WINDOWS = 8
 
 
 def run_language(job: TrainingJob, machine: Machine, progress: Progress) -> None:
     """Trains one model for one seed. Writes `model/`, a Hugging Face folder, and `training.json` with the
-    perplexity of the held-out text: it is told, never chosen by."""
+    perplexity of the held-out text, which is told and never chosen by, and that of the calibration text."""
     make_deterministic()
     device = machine.device
     data, folder = job.inputs["data"], job.inputs["tokenizer"] / "tokenizer"
     tokenizer = load_tokenizer(folder)
-    training = job.model["training"]
-    context = training["context_tokens"]
+    context = job.model["training"]["context_tokens"]
     stream = token_stream(load_documents(data, "train"), folder)
     windows = windows_of(stream, context, what="training").to(device)
-    held_out = token_stream(load_documents(data, "held_out"), folder)[: MAX_HELD_OUT_TOKENS + 1]
-    unseen = windows_of(held_out, context, what="held-out").to(device)
+    parts = {"held_out": "held-out", "calibration": "calibration"}
+    others = {
+        part: windows_of(
+            token_stream(load_documents(data, part), folder)[: MAX_TOLD_TOKENS + 1], context, what=what
+        )
+        for part, what in parts.items()
+    }
     model = make_model(job.model, tokenizer=tokenizer, task=job.config["task"], classes=[], seed=job.seed)
     learner = Learner(model)
     if job.distillation is None:
@@ -57,24 +61,14 @@ def run_language(job: TrainingJob, machine: Machine, progress: Progress) -> None
         learner = taught(
             model,
             objective,
-            forward=next_tokens(windows),
             teacher=teacher,
-            teacher_forward=next_tokens(windows),
+            teacher_forward=objective.forward,
             distillation=job.distillation,
             # A token's logits are as many as the vocabulary: too many to remember.
             remembered=False,
-            counted=None,
-            device=device,
             seed=job.seed,
         )
-    train(
-        learner,
-        objective,
-        Regime.of(training, rows=len(windows), seed=job.seed),
-        machine=machine,
-        checkpoints=job.open_checkpoints(),
-        progress=progress,
-    )
+    job.fit(learner, objective, machine, progress)
     if not machine.is_first:
         return
     save_folder(model, tokenizer, job.model_folder)
@@ -82,7 +76,8 @@ def run_language(job: TrainingJob, machine: Machine, progress: Progress) -> None
         {
             "parameters": count_parameters(model),
             "train_tokens": len(stream),
-            "perplexity": round(perplexity(model, unseen), 6),
+            "perplexity": round(perplexity(model, others["held_out"].to(device)), 6),
+            "calibration_perplexity": round(perplexity(model, others["calibration"].to(device)), 6),
         }
     )
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import nn
 
 from toolchain.steps.arrays import load_part
 from toolchain.training.hidden import Learner
 from toolchain.training.job import TrainingJob
-from toolchain.training.loop import Progress, Regime, train
 from toolchain.training.machine import Machine
 from toolchain.training.modules import (
     WEIGHTS_FILE,
@@ -19,20 +17,20 @@ from toolchain.training.modules import (
     make_deterministic,
     save_weights,
 )
-from toolchain.training.objectives import Forward, Taught, answers_of, taught
+from toolchain.training.objectives import Forward, Taught, accuracy, taught
+from toolchain.training.processes import Progress
 from toolchain.training.selection import kept_rows
 
 
 def run_rows(job: TrainingJob, machine: Machine, progress: Progress) -> None:
     """Trains one model for one seed. Writes `model/weights.safetensors`, and `training.json` with the
-    accuracy on the held-out rows: it is told, never chosen by."""
+    accuracy on the held-out rows, which is told and never chosen by, and that on the calibration rows."""
     make_deterministic()
     device = machine.device
     inputs, labels = load_part(job.inputs["data"], "train")
     keep = kept_rows(labels, job.model["class_share"], job.read_classes())
     x, y = torch.from_numpy(inputs[keep]).to(device), torch.from_numpy(labels[keep]).to(device)
-    forward = _on(x)
-    objective = Taught(len(y), forward, lambda rows: y[rows], device)
+    objective = Taught(len(y), _on(x), lambda rows: y[rows], device)
     model = build(job.model, seed=job.seed)
     learner = Learner(model)
     if job.distillation is not None:
@@ -41,34 +39,27 @@ def run_rows(job: TrainingJob, machine: Machine, progress: Progress) -> None:
         learner = taught(
             model,
             objective,
-            forward=forward,
             teacher=teacher,
-            teacher_forward=forward,
+            teacher_forward=objective.forward,
             distillation=job.distillation,
             remembered=True,
-            counted=None,
-            device=device,
             seed=job.seed,
         )
-    train(
-        learner,
-        objective,
-        Regime.of(job.model["training"], rows=len(y), seed=job.seed),
-        machine=machine,
-        checkpoints=job.open_checkpoints(),
-        progress=progress,
-    )
+    job.fit(learner, objective, machine, progress)
     if not machine.is_first:
         return
     save_weights(model, job.model_folder / WEIGHTS_FILE)
-    held_out, truth = load_part(job.inputs["data"], "held_out")
-    answers = answers_of(model, _on(torch.from_numpy(held_out).to(device)), len(held_out), device)
-    predicted = answers.argmax(dim=1).cpu().numpy()
+
+    def accuracy_on(part: str) -> float:
+        rows, truth = load_part(job.inputs["data"], part)
+        return round(accuracy(model, _on(torch.from_numpy(rows).to(device)), truth, device), 6)
+
     job.report(
         {
             "parameters": count_parameters(model),
-            "train_rows": len(y),
-            "accuracy": round(float(np.mean(predicted == truth)), 6),
+            "train_rows": objective.rows,
+            "accuracy": accuracy_on("held_out"),
+            "calibration_accuracy": accuracy_on("calibration"),
         }
     )
 

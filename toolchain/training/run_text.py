@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -17,10 +15,10 @@ from toolchain.steps.arrays import load_part
 from toolchain.training.hidden import Learner
 from toolchain.training.huggingface import make_model, save_folder
 from toolchain.training.job import TrainingJob
-from toolchain.training.loop import Progress, Regime, train
 from toolchain.training.machine import Machine
 from toolchain.training.modules import count_parameters, make_deterministic
-from toolchain.training.objectives import Forward, Taught, answers_of, taught
+from toolchain.training.objectives import Taught, accuracy, taught
+from toolchain.training.processes import Progress
 from toolchain.training.selection import kept_rows
 
 
@@ -53,7 +51,7 @@ class TokenRows:
 
 def run_text(job: TrainingJob, machine: Machine, progress: Progress) -> None:
     """Trains one model for one seed. Writes `model/`, a Hugging Face folder, and `training.json` with the
-    accuracy on the held-out rows: it is told, never chosen by."""
+    accuracy on the held-out rows, which is told and never chosen by, and that on the calibration rows."""
     make_deterministic()
     device = machine.device
     tokenizer_folder = job.inputs["tokenizer"] / "tokenizer"
@@ -72,33 +70,29 @@ def run_text(job: TrainingJob, machine: Machine, progress: Progress) -> None:
         learner = taught(
             model,
             objective,
-            forward=rows.forward,
             teacher=load_model(job.teacher, job.config["task"]),
             # The teacher reads the same texts by its own tokenizer.
             teacher_forward=TokenRows.of(texts[keep].tolist(), job.teacher, device).forward,
             distillation=job.distillation,
             remembered=True,
             counted=rows.counted,
-            device=device,
             seed=job.seed,
         )
-    train(
-        learner,
-        objective,
-        Regime.of(job.model["training"], rows=len(y), seed=job.seed),
-        machine=machine,
-        checkpoints=job.open_checkpoints(),
-        progress=progress,
-    )
+    job.fit(learner, objective, machine, progress)
     if not machine.is_first:
         return
     save_folder(model, tokenizer, job.model_folder)
-    held_out, truth = load_part(job.inputs["data"], "held_out")
-    unseen: Forward = TokenRows.of(held_out.tolist(), tokenizer_folder, device).forward
-    predicted = answers_of(model, unseen, len(held_out), device).argmax(dim=1).cpu().numpy()
-    figures: dict[str, Any] = {
-        "parameters": count_parameters(model),
-        "train_rows": len(y),
-        "accuracy": round(float(np.mean(predicted == truth)), 6),
-    }
-    job.report(figures)
+
+    def accuracy_on(part: str) -> float:
+        texts, truth = load_part(job.inputs["data"], part)
+        rows = TokenRows.of(texts.tolist(), tokenizer_folder, device)
+        return round(accuracy(model, rows.forward, truth, device), 6)
+
+    job.report(
+        {
+            "parameters": count_parameters(model),
+            "train_rows": objective.rows,
+            "accuracy": accuracy_on("held_out"),
+            "calibration_accuracy": accuracy_on("calibration"),
+        }
+    )

@@ -16,7 +16,7 @@ from edgeops import topics
 from edgeops.errors import TransportError
 from edgeops.messages import Ack, DeviceState, ReportedState, UpdateStatus, encode
 from edgeops_testkit.enrolled import DEVICE, Desk
-from edgeops_testkit.waiting import free_port, wait_until_async
+from edgeops_testkit.waiting import refusing_port, wait_until_async
 
 pytestmark = pytest.mark.slow
 
@@ -261,9 +261,10 @@ def test_a_broker_that_is_not_there_or_not_ours_is_a_transport_error(desk: Desk,
         finally:
             await connection.close()
 
-    for port, why in ((free_port(), "refused"), (other.hub.broker.port, "CERTIFICATE_VERIFY_FAILED")):
-        with pytest.raises(TransportError, match=why):
-            asyncio.run(open_at(port))
+    with refusing_port() as port, pytest.raises(TransportError, match="refused"):
+        asyncio.run(open_at(port))
+    with pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"):
+        asyncio.run(open_at(other.hub.broker.port))
     other.hub.close()
 
 

@@ -12,13 +12,18 @@ from edgeops.errors import ConfigError
 from edgeops_testkit.waiting import free_port
 
 
+def bound() -> tuple[Listener, int]:
+    """A listener and its port. (One that the system chose would be lost whenever the listener is shut.)"""
+    port = free_port()
+    return Listener("127.0.0.1", port), port
+
+
 def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), 5)
 
 
 def test_connections_are_refused_until_it_is_opened_and_again_once_it_is_shut() -> None:
-    port = free_port()
-    listener = Listener("127.0.0.1", port)
+    listener, port = bound()
     for _ in range(2):
         listener.shut()
         with pytest.raises(ConnectionRefusedError):
@@ -30,8 +35,7 @@ def test_connections_are_refused_until_it_is_opened_and_again_once_it_is_shut() 
 
 
 def test_a_connection_after_shutting_and_opening_does_not_read_its_end_before_it_comes() -> None:
-    port = free_port()
-    listener = Listener("127.0.0.1", port)
+    listener, port = bound()
     for _ in range(3):
         listener.shut()
     listener.open()
@@ -46,8 +50,7 @@ def test_a_connection_after_shutting_and_opening_does_not_read_its_end_before_it
 
 
 def test_connections_wait_in_the_queue_until_somebody_accepts() -> None:
-    port = free_port()
-    listener = Listener("127.0.0.1", port)
+    listener, port = bound()
     listener.open()
     with connect(port) as client:
         client.sendall(b"early")
@@ -64,7 +67,7 @@ def test_connections_wait_in_the_queue_until_somebody_accepts() -> None:
 )
 def test_an_address_that_is_not_ours_is_one_sentence(host: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Listener(host, free_port())
+        Listener(host, 0)
 
 
 def test_a_taken_port_is_one_sentence_with_the_remedy() -> None:

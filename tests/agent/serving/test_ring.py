@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from device_agent.core.rows import (
     ITEM,
@@ -125,8 +131,16 @@ class RingMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-RingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+# A look at every check, and a long one with the slow tests.
+RingMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
 TestRing = RingMachine.TestCase
+
+
+@pytest.mark.slow
+def test_many_orders() -> None:
+    run_state_machine_as_test(
+        RingMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
 
 
 def test_a_ring_that_wraps_within_one_read_gives_rows_in_order(tmp_path: Path) -> None:

@@ -294,9 +294,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.gguf").mkdir()
     os.mkfifo(tmp_path / "pipe.gguf")
     for name, says in (
-        ("missing.gguf", "cannot be read"),
-        ("folder.gguf", "is not a file"),
-        ("pipe.gguf", "is not a file"),
+        ("missing.gguf", "cannot be opened"),
+        ("folder.gguf", "is not a regular file"),
+        ("pipe.gguf", "is not a regular file"),
     ):
         with pytest.raises(ArtifactError, match=says):
             read_gguf(tmp_path / name)
@@ -307,12 +307,12 @@ def test_links_are_refused_when_they_are_not_wanted(tmp_path: Path) -> None:
     (tmp_path / "soft.gguf").symlink_to(path)
     assert check_gguf(path, allow_links=False).tensors
     assert check_gguf(tmp_path / "soft.gguf").tensors
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="cannot be opened"):
         check_gguf(tmp_path / "soft.gguf", allow_links=False)
     (tmp_path / "hard.gguf").hardlink_to(path)
     assert check_gguf(path).tensors
     for name in ("model.gguf", "hard.gguf"):
-        with pytest.raises(ArtifactError, match="2 names"):
+        with pytest.raises(ArtifactError, match="hard link"):
             check_gguf(tmp_path / name, allow_links=False)
 
 

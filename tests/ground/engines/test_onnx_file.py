@@ -290,6 +290,7 @@ def _rich() -> bytes:
 RICH = _rich()
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     flips=st.lists(st.tuples(st.integers(0, len(RICH) - 1), st.integers(0, 255)), min_size=1, max_size=6),

@@ -338,6 +338,7 @@ _headers = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.binary(max_size=200) | _any_json.map(json.dumps) | _requests.map(json.dumps),
@@ -354,6 +355,7 @@ def test_no_request_gets_a_5xx(serve: Serve, body: bytes | str, tail: bytes, hea
         assert host.rejections or host.requests
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     flip=st.integers(0, 10_000),

@@ -111,6 +111,7 @@ def test_both_refuse_a_truncated_lengthened_or_missing_file(
         assert not reference_accepts(bundle, signed.keys.public)
 
 
+@pytest.mark.slow
 def test_no_changed_bit_of_the_signature_file_is_accepted(signed: Signed) -> None:
     whole = (signed.bundle / "model.sig").read_bytes()
     ring = signed.keys.ring

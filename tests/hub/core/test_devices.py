@@ -136,6 +136,7 @@ def test_totals_are_of_all_windows(services: Services, operators: TestClient) ->
     }
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     sessions=st.dictionaries(

@@ -19,7 +19,9 @@ from edgeops.errors import ArtifactError, ConflictError, TransportError, Unauthe
 from edgeops.signing.keys import load_public_key
 from edgeops_testkit.bundles import make_bundle
 from edgeops_testkit.hub_core import listening, open_hub, read_token
-from edgeops_testkit.waiting import free_port
+from edgeops_testkit.waiting import refusing_port
+
+pytestmark = pytest.mark.slow  # every test starts a server
 
 EDGEOPS = str(Path(sys.executable).with_name("edgeops"))
 
@@ -121,12 +123,15 @@ def test_errors_keep_their_class_across_the_wire(hub: Services, client: HubClien
     assert caught.value.remedy is not None and "new version" in caught.value.remedy
     with HubClient(client.url, "wrong-token") as stranger, pytest.raises(UnauthenticatedError):
         stranger.get("/api/v1/devices")
-    with HubClient(f"http://127.0.0.1:{free_port()}", "t") as nobody, pytest.raises(TransportError) as lost:
+    with (
+        refusing_port() as port,
+        HubClient(f"http://127.0.0.1:{port}", "t") as nobody,
+        pytest.raises(TransportError) as lost,
+    ):
         nobody.get("/api/v1/devices")
     assert "edgeops hub serve" in str(lost.value.remedy)
 
 
-@pytest.mark.slow
 def test_publish_as_a_command(hub: Services, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", key=tmp_path / "builder.key")
     done = run(hub, "publish", str(bundle), "--json")
@@ -138,11 +143,11 @@ def test_publish_as_a_command(hub: Services, tmp_path: Path) -> None:
     refused = run(hub, "publish", str(bundle), "--json")
     assert refused.returncode == ArtifactError.exit_code
     assert json.loads(refused.stdout)["error"]["subject"] == "model.sig"
-    gone = run(hub, "publish", str(bundle), "--hub", f"http://127.0.0.1:{free_port()}")
+    with refusing_port() as port:
+        gone = run(hub, "publish", str(bundle), "--hub", f"http://127.0.0.1:{port}")
     assert gone.returncode == ArtifactError.exit_code, "the bundle is looked at first"
 
 
-@pytest.mark.slow
 def test_hub_commands(hub: Services, tmp_path: Path) -> None:
     made = run(hub, "hub", "token", "--site", "north", "--label", "line=3", "--uses", "2", "--json")
     assert made.returncode == 0, made.stderr

@@ -80,6 +80,7 @@ def test_nothing_is_lost_while_the_database_is_away(tmp_path: Path) -> None:
         assert ledger.dropped == 0
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_while_the_database_is_away(services: Services) -> None:
     ledger = Ledger(services.engine)
     for minute in range(100_005):

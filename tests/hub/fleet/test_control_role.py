@@ -16,7 +16,7 @@ from cloud_hub.settings import HubSettings
 from cloud_hub.store.database import reading, writing
 from edgeops.clock import now_ms
 from edgeops.errors import ConfigError, TransportError
-from edgeops.messages import DeviceState, ReportedState, RunningBundle, UpdateStatus, encode
+from edgeops.messages import BundleRef, DeviceState, ReportedState, RunningBundle, UpdateStatus, encode
 from edgeops.signing.desired import open_desired
 from edgeops.topics import topic
 from edgeops_testkit.bundles import make_bundle
@@ -49,12 +49,14 @@ def test_an_approved_rollout_reaches_the_device_signed_and_completes(tmp_path: P
     with mqtt_hub(tmp_path, control_interval_s=0.05, monitor_interval_s=0.05) as hub:
         device = DeviceClient(hub.enrol("d1"), hub.settings.mqtt_port).connect()
         try:
-            asyncio.run(_install(hub, device, tmp_path))
+            phase, installed = asyncio.run(_install(hub, device, tmp_path))
         finally:
             device.close()
+    assert (phase, installed.version) == ("completed", "1.0.0")
 
 
-async def _install(hub: MqttHub, device: DeviceClient, root: Path) -> None:
+async def _install(hub: MqttHub, device: DeviceClient, root: Path) -> tuple[str, BundleRef]:
+    """A rollout to one device. Returns its last phase, and the bundle that the device was told to run."""
     fleet = FleetHub(hub.services, now_ms=now_ms())
     published = fleet.publish(make_bundle(root / "built", key=root / "builder.key", teacher=False))
     await asyncio.to_thread(device.subscribe, topic("d1", "desired"))
@@ -73,9 +75,9 @@ async def _install(hub: MqttHub, device: DeviceClient, root: Path) -> None:
     async with running(hub.settings):
         envelope = await wait_until_async(desired, 20, "the desired state to reach the device")
         wanted = open_desired(envelope, hub.services.desired_key.public_key(), "d1")
-        assert wanted.bundle == published.ref
+        assert wanted.bundle is not None
         running_bundle = RunningBundle(
-            bundle=published.ref, variant="onnx-fp32", loaded_at_ms=now_ms(), requests=3
+            bundle=wanted.bundle, variant="onnx-fp32", loaded_at_ms=now_ms(), requests=3
         )
         status = UpdateStatus(phase="idle", generation=wanted.generation)
         report = ReportedState(
@@ -91,6 +93,8 @@ async def _install(hub: MqttHub, device: DeviceClient, root: Path) -> None:
         fleet.hear("d1", "state", encode(birth))
         fleet.hear("d1", "reported", encode(report))
         await wait_until_async(lambda: phase() == "completed", 20, "the rollout to complete")
+        assert wanted.bundle == published.ref
+        return phase(), wanted.bundle
 
 
 def test_only_one_control_role_runs_on_a_state(tmp_path: Path) -> None:

@@ -200,3 +200,4 @@ def test_a_revoked_devices_message_is_taken_away(published: MqttHub) -> None:
             connection.execute(update(schema.devices).values(revoked_at_ms=1))
         wait_until(lambda: retained(published, "north-1") is None, 10, "the message to be taken away")
         wait_until(lambda: nothing_waits(published, "north-1", 0), 10, "that to be entered")
+    assert retained(published, "north-1") is None

@@ -67,6 +67,8 @@ def test_what_was_sent_while_no_ingest_ran_is_there_afterwards(hub: MqttHub, dev
     with ingest_process(hub.settings):
         wait_until(lambda: device.acked == {(1, 1), (1, 2)}, 10, "the second acknowledgement")
         wait_until(lambda: hub.device("north-1").online, 10, "the state")
+    assert hub.windows() == [("north-1", 1, 1), ("north-1", 1, 2)]
+    assert hub.device("north-1").connection == 3
 
 
 def test_a_hub_that_starts_learns_who_is_there(hub: MqttHub) -> None:

@@ -163,6 +163,7 @@ def test_a_retained_state_that_was_taken_away_changes_nothing(engine: Engine) ->
     assert counters(engine) == {}
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_late_birth_never_revives_a_dead_device(data: st.DataObject) -> None:
@@ -185,6 +186,7 @@ def test_a_late_birth_never_revives_a_dead_device(data: st.DataObject) -> None:
     assert (row["connection"], row["online"]) == (last, last not in died)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(

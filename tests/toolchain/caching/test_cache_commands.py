@@ -14,8 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from edgeops.clock import now_ms
 from edgeops_testkit.recipes import Builder, SmallBuild
+from toolchain.build import Built
 from toolchain.plan.step import Step
-from toolchain.running.view import LineView, LiveView
+from toolchain.running.view import LineView, LiveView, print_summary
 
 # What `edgeops cache` does, without an entry point.
 CACHE = [sys.executable, "-P", "-c", "from toolchain.commands import cache; cache()"]
@@ -126,4 +127,41 @@ def test_a_log_gets_a_line_for_each_event(capsys: pytest.CaptureFixture[str]) ->
         "run    b (make [b]): new",
         "fail   b",
         "keep   c: same",
+    ]
+
+
+def test_the_summary_is_a_table_in_which_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "a-variant-with-a-name-of-many-characters-that-would-not-fit-on-a-terminal-of-eighty-columns"
+    built = Built(
+        path=Path("out/digits-1.0.0"),
+        digest="ab" * 32,
+        variants=(
+            {"id": long, "target": "device", "quality": {"accuracy": 0.98765}, "size_bytes": 1234567},
+            {"id": "b", "target": "gateway", "quality": {}, "size_bytes": 8},
+        ),
+        main_metric="accuracy",
+        gates=({}, {}),
+        measurements={
+            "variants": {
+                long: {"latency_p50_ms": 0.5, "latency_p99_ms": 12.25, "memory_bytes": 3 << 20},
+                "b": {"memory_bytes": 1 << 30},
+            }
+        },
+        remarks=("The first remark.",),
+        steps_run=(),
+    )
+    print_summary(built)
+    lines = capsys.readouterr().out.splitlines()
+    gap = " " * (len(long) - 1)
+    assert lines == [
+        "",
+        f" variant{' ' * (len(long) - 7)}   runs on   accuracy       bytes   p50 ms    p99 ms      MiB",
+        " " + "-" * (len(long) + 61),
+        f" {long}   device      0.9877   1,234,567   0.5000   12.2500      3.0",
+        f" b{gap}   gateway          -           8        -         -   1024.0",
+        "",
+        "- The first remark.",
+        "2 gates passed; nothing had to run.",
+        "Bundle  out/digits-1.0.0",
+        f"Digest  {'ab' * 32}",
     ]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolchain.caching.cache import Entry, KeyParts, StepCache
+from toolchain.caching.cache import IMPORTS_FOLDER, Entry, KeyParts, StepCache
+from toolchain.caching.imports import KEPT_FILE, LOCK_FILE, import_statements, imports_kept
 from toolchain.caching.locks import FileLock
 from toolchain.caching.prune import list_entries, prune
 
@@ -122,6 +123,35 @@ def test_lock_files_and_records_of_builds_that_are_gone_go(tmp_path: Path) -> No
     used(tmp_path / "builds" / "digits-1.0.0.json", 40)
     prune(cache, keep_days=30, now_ms=NOW_MS)
     assert tree(tmp_path) == set()
+
+
+def test_import_statements_go_when_no_build_used_them_and_what_killed_builds_left_beside_them(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / IMPORTS_FOLDER
+
+    def build() -> None:
+        with imports_kept(folder):
+            import_statements(b"import a", "a digest", "tested")
+
+    def pruned(*, dry_run: bool = False) -> int:
+        return prune(StepCache(tmp_path), keep_days=30, now_ms=NOW_MS, dry_run=dry_run).freed_bytes
+
+    build()
+    left = folder / f".{KEPT_FILE}.abc"
+    left.write_bytes(b"123")
+    used(folder / KEPT_FILE, 29)
+    writer = FileLock.acquire(folder / LOCK_FILE)
+    assert writer is not None
+    assert pruned() == 0, "a build writes there"
+    writer.release()
+    assert (pruned(dry_run=True), pruned(), pruned()) == (3, 3, 0)
+    used(folder / KEPT_FILE, 31)
+    size_bytes = (folder / KEPT_FILE).stat().st_size
+    assert (pruned(dry_run=True), pruned(), pruned()) == (size_bytes, size_bytes, 0)
+    assert tree(tmp_path) == {f"{IMPORTS_FOLDER}/{LOCK_FILE}"}
+    build()
+    assert (folder / KEPT_FILE).exists()
 
 
 def test_an_entry_of_an_older_format_is_listed_and_goes_in_its_time(tmp_path: Path) -> None:

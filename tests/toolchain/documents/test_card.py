@@ -52,6 +52,14 @@ def test_the_hub_reads_the_front_matter(task: str) -> None:
     assert all(shipped[name] == value for name, value in told.items())
 
 
+def test_it_says_which_run_ships_and_by_which_figure() -> None:
+    told = report()
+    told["training"]["student"]["shipped"] = {"seed": 7, "kind": "alone", "calibration_accuracy": 0.9125}
+    card = model_card(CARDS["image-classification"], told)
+    assert "The model of seed 7, trained alone, ships (calibration accuracy 0.9125)." in card
+    assert "first seed" not in card
+
+
 @pytest.mark.parametrize("task", CARDS)
 def test_the_same_report_gives_the_same_card(task: str) -> None:
     read_back = json.loads(canonical_json(report(task)))  # which sorts objects by their keys

@@ -82,6 +82,14 @@ def test_measured_figures_are_there_only_when_they_are_given() -> None:
     assert "28.6 MiB" in told
 
 
+def test_the_time_to_the_first_token_stands_beside_the_other_times() -> None:
+    times = {"latency_p50_ms": 1.5, "first_token_ms": 23.4, "tokens_per_s": 512.0}
+    told = Page(render(report("text-generation"), {"variants": {"gguf-q4_k_m": times}})).text
+    assert "first token, ms" in told
+    assert told.count("23.4 ms") == 2  # in the header and in the table of variants
+    assert "first token" not in Page(render(report(), MEASURED)).text
+
+
 def test_a_failed_report_begins_with_what_failed_and_by_how_much() -> None:
     page = Page(render(report(failed=True)))
     assert "1 of 6 gates failed" in page.text

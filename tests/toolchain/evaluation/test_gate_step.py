@@ -10,7 +10,7 @@ import pytest
 from edgeops.canonical import canonical_json
 from edgeops.errors import GateError
 from edgeops_testkit.evaluation_steps import read_json, rows_folder, run_step
-from edgeops_testkit.reports import classifier, fallback, gain
+from edgeops_testkit.reports import classifier, fallback, trained
 from toolchain.documents.html import render
 from toolchain.recipe.evaluation import Gate
 
@@ -19,7 +19,13 @@ pytestmark = pytest.mark.slow
 MEASURED = {"latency_p50_ms": 0.5, "latency_p99_ms": 2.0, "memory_bytes": 30_000_000}
 
 
-def judged(folder: Path, *gates: Gate, budget_bytes: int = 64 << 20, threshold: bool = True) -> Path:
+def judged(
+    folder: Path,
+    *gates: Gate,
+    budget_bytes: int = 64 << 20,
+    threshold: bool = True,
+    measured: dict[str, float] = MEASURED,
+) -> Path:
     """Runs the gate step on two variants and a baseline."""
     roles = {"data": rows_folder(folder / "data")}
 
@@ -31,11 +37,11 @@ def judged(folder: Path, *gates: Gate, budget_bytes: int = 64 << 20, threshold: 
 
     write(
         "model-student",
-        training={"source": "python", "parameters": 9, "train_rows": 10, "distillation": gain()},
+        training={"source": "python", "parameters": 9, "train_rows": 10, **trained()},
     )
     for variant, accuracy in (("onnx-int8", 0.9), ("teacher-onnx-fp32", 0.99), ("baseline", 0.95)):
         evaluation = classifier(variant, accuracy).to_dict()
-        write(f"evaluate-{variant}", evaluation=evaluation, measurements=MEASURED)
+        write(f"evaluate-{variant}", evaluation=evaluation, measurements=measured)
     write("calibrate", fallback=fallback(threshold))
     config = {
         "about": {
@@ -98,6 +104,25 @@ def test_a_failed_gate_says_by_how_much_and_brings_the_whole_report(tmp_path: Pa
     assert report["measurements"]["variants"]["onnx-int8"] == MEASURED
     assert "2 of 6 gates failed" in render(report)
     assert not (tmp_path / "gate" / "gates.json").exists()
+
+
+def test_the_time_to_the_first_token_is_judged_and_no_part_of_the_identity(tmp_path: Path) -> None:
+    def told(folder: str, first_token_ms: float) -> Path:
+        (tmp_path / folder).mkdir()
+        gate = Gate(metric="first_token_ms", at_most=30)
+        return judged(tmp_path / folder, gate, measured={**MEASURED, "first_token_ms": first_token_ms})
+
+    quick, slower = told("quick", 12.5), told("slower", 29.0)
+    assert read_json(quick / "measurements.json")["first_token_ms of onnx-int8 <= 30"] == 12.5
+    assert (quick / "gates.json").read_bytes() == (slower / "gates.json").read_bytes()
+    assert (quick / "measurements.json").read_bytes() != (slower / "measurements.json").read_bytes()
+    with pytest.raises(
+        GateError, match=r"first_token_ms of onnx-int8 <= 30 \(31 found, missed by 1\)"
+    ) as failed:
+        told("late", 31.0)
+    assert failed.value.details["gates"][0]["kind"] == "latency"
+    with pytest.raises(GateError, match="there is no first_token_ms of onnx-int8"):
+        judged(tmp_path, Gate(metric="first_token_ms", at_most=30))
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,7 @@ def test_windows_are_the_documents_from_the_start(lengths: list[int], length: in
     assert cut.shape == (min(len(stream), max(most // length, 1) * length) // length, length)
 
 
+@pytest.mark.slow
 def test_many_scores_are_kept_in_half_the_room_and_hardly_move_the_divergence() -> None:
     vocabulary = 40_000
     rng = np.random.default_rng(0)

@@ -202,6 +202,7 @@ def test_a_sound_recipe_of_each_kind_is_read(name: str) -> None:
         # gates
         ("chat", "metric: top1_agreement", "metric: accuracy", "gates[0].metric"),
         ("table", "metric: accuracy, at", "metric: tokens_per_s, at", "gates[0].metric"),
+        ("table", "metric: accuracy, at", "metric: first_token_ms, at", "gates[0].metric"),
         ("table", "metric: accuracy, at", "metric: kl_mean, at", "gates[0].metric"),
         (
             "table",

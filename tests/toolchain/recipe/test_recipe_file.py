@@ -179,6 +179,7 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_whatever_one_field_holds_the_error_is_ours_and_names_a_line(data: st.DataObject) -> None:
     import yaml

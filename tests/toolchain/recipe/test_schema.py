@@ -60,6 +60,11 @@ def test_every_field_has_its_words_and_no_words_are_left_over() -> None:
     assert set(METRICS) == {*QUALITY_METRICS, *MEASURED_METRICS}
 
 
+def test_editors_know_every_measured_metric() -> None:
+    known = recipe_schema()["$defs"]["Gate"]["properties"]["metric"]["enum"]
+    assert {"latency_p50_ms", "first_token_ms", "tokens_per_s", "memory_bytes"} <= set(known)
+
+
 def _examples(schema: Any) -> list[tuple[Any, Any]]:
     found = []
     for struct in (schema, *schema["$defs"].values()):

@@ -28,27 +28,40 @@ def wait_for_line(build: subprocess.Popen[str], start: str) -> None:
     raise AssertionError(f"the build ended without a line {start!r}: {''.join(seen)}")
 
 
-def kill_at(build: subprocess.Popen[str], start: str) -> int:
-    """Kills the build, and only it, at that line, and waits until none of its workers lives. Returns how many
-    it had."""
-    wait_for_line(build, start)
+def next_step(build: subprocess.Popen[str], known: set[str]) -> str | None:
+    """Reads the build's stderr up to the start of a step that is not known; None if it ends without."""
+    assert build.stderr is not None
+    for line in build.stderr:
+        if line.startswith("run ") and (step := line.split()[1]) not in known:
+            return step
+    return None
+
+
+def kill(build: subprocess.Popen[str]) -> None:
+    """Kills the build, and only it, and waits until none of its workers lives."""
     workers = psutil.Process(build.pid).children(recursive=True)
     build.kill()
     build.communicate()
     assert build.returncode == -signal.SIGKILL
     wait_until(lambda: not psutil.wait_procs(workers, timeout=0)[1], 20, "the workers' end")
-    return len(workers)
 
 
-def test_a_killed_build_goes_on_where_it_stopped(small_build: SmallBuild, tmp_path: Path) -> None:
-    builder = Builder.at(tmp_path)
-    for start, workers in (("run    train-teacher", 1), ("run    evaluate-onnx-fp32", 1), ("run    sign", 0)):
-        assert kill_at(builder.start(small_build.recipe), start) >= workers
-        assert not [path for path in builder.out.iterdir() if not path.name.startswith(".")]
-    done = builder.run(small_build.recipe)
-    assert done.returncode == 0, done.stderr
-    assert last_line(done.stdout)["digest"] == small_build.line["digest"]
-    assert last_line(done.stdout)["steps_run"] == ["sign"]
+def test_killed_at_each_step_in_turn_it_ends_as_if_nothing_had_been(
+    small_build: SmallBuild, tmp_path: Path
+) -> None:
+    builder, killed = Builder.at(tmp_path), set[str]()
+    build = builder.start(small_build.recipe)
+    while (step := next_step(build, killed)) is not None:
+        killed.add(step)
+        kill(build)
+        assert not [path for path in builder.out.glob("*") if not path.name.startswith(".")]
+        build = builder.start(small_build.recipe)
+    line = last_line(build.communicate()[0])
+    # A short step may start and end beside another one just before that is killed.
+    assert len(set(small_build.line["steps_run"]) - killed) <= 2
+    assert "sign" in killed
+    assert line["steps_run"] == ["sign"]
+    assert line["digest"] == small_build.line["digest"]
     keys = keyring([load_public_key(builder.public_key)])
     assert verify_bundle(builder.out / "digits-1.0.0", keys).digest == small_build.line["digest"]
 

@@ -51,18 +51,25 @@ def one_by_one(scene: Scene) -> tuple[str | None, set[str]]:
 def test_any_order_of_events_ends_as_one_by_one(scene: Scene, data: st.DataObject) -> None:
     schedule = Schedule(scene.steps, scene.jobs)
     running: list[Step] = []
+    plain = step("plain")
     done: set[str] = set()
     while True:
-        for step in schedule.ready():
-            if schedule.has_room(step):
-                assert set(step.inputs.values()) <= done
-                schedule.start(step)
-                running.append(step)
+        for found in schedule.ready():
+            if schedule.has_room(found):
+                assert set(found.inputs.values()) <= done
+                schedule.start(found)
+                running.append(found)
         if not running:
             break
-        if any(step.exclusive for step in running):
+        if any(found.exclusive for found in running):
             assert len(running) == 1
         assert len(running) == 1 or sum(map(schedule.threads, running)) <= scene.jobs
+        # A thread is spare exactly when a step of one thread, that minds nobody, had room.
+        assert schedule.has_spare_thread() == schedule.has_room(plain)
+        for waiting in schedule.after(running[-1]):
+            assert running[-1].name in waiting.inputs.values()
+            assert waiting not in running
+            assert waiting.name not in done
         ended = running.pop(data.draw(st.integers(0, len(running) - 1)))
         if ended.name in scene.failing:
             schedule.fail(ended, RuntimeError(ended.name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from toolchain.evaluation.report import EvaluationResult
 from toolchain.recipe.evaluation import Gate
 from toolchain.recipe.variants import Search, VariantSpec
-from toolchain.search.choose import Choice, Trial, choose
+from toolchain.search.choose import Choice, Trial, choose, is_on_front
 
 SEARCH = Search(
     model="m", formats=("onnx",), metric="accuracy", max_drop=0.02, memory_budget_mb=1, max_variants=16
@@ -116,6 +117,20 @@ def test_formats_are_judged_by_themselves_and_kept_in_turn() -> None:
     assert reason(choice, "onnx-small") == "on the front, and max_variants keeps 2 of the 3 there"
 
 
+def test_the_front_can_be_told_by_the_reasons() -> None:
+    search = msgspec.structs.replace(SEARCH, max_variants=1)
+    trials = [
+        trial("onnx-fast", size_bytes=4000, latency_ms=1),
+        trial("onnx-small", size_bytes=1000, latency_ms=9),
+        trial("onnx-beaten", size_bytes=5000, latency_ms=9),
+        trial("onnx-poor", accuracy=0.5, size_bytes=10),
+        trial("onnx-none", refusal="refused: no"),
+    ]
+    choice = choose(search, [], trials)
+    assert kept(choice) == ["onnx-fast"]
+    assert [one.id for one in choice.rejected if is_on_front(one.reason)] == ["onnx-small"]
+
+
 def test_a_gate_of_one_variant_or_against_another_is_left_to_the_build() -> None:
     gates = [
         Gate(metric="accuracy", variant="cloud", at_least=0.99),
@@ -165,8 +180,25 @@ def test_every_candidate_is_kept_or_rejected_for_a_true_reason(trials: list[Tria
     assert len(chosen) <= most
     assert sorted([*chosen, *(one.id for one in choice.rejected)]) == sorted(t.variant.id for t in trials)
     figures = {t.variant.id: t for t in trials}
+    fit = [t for t in trials if t.variant.id in chosen or is_on_front(reason(choice, t.variant.id))]
+    _check_no_other_is_as_good(fit)
     for one in choice.rejected:
         _check_true(one.reason, figures[one.id], figures, chosen)
+
+
+def _check_no_other_is_as_good(front: list[Trial]) -> None:
+    """Whether of any two one is ahead in something, with latencies as exact as they were given."""
+
+    def figures(one: Trial) -> tuple[float, int, float]:
+        assert one.evaluation is not None
+        accuracy = one.evaluation.metrics["accuracy"]
+        assert accuracy is not None
+        return -accuracy, one.evaluation.size_bytes, one.measurements["latency_p50_ms"]
+
+    for one in front:
+        for other in front:
+            if one is not other:
+                assert any(a < b for a, b in zip(figures(one), figures(other), strict=True))
 
 
 def _check_true(told: str, own: Trial, trials: dict[str, Trial], chosen: list[str]) -> None:

@@ -19,6 +19,7 @@ from toolchain.recipe import Recipe
 from toolchain.recipe.file import read_recipe
 from toolchain.recipe.lock import AGAIN, lock_path, read_lock, write_lock
 from toolchain.running.executor import LocalExecutor
+from toolchain.running.machine import machine_facts
 from toolchain.running.runner import Outcome, run_plan
 from toolchain.running.view import LineView
 from toolchain.search.candidates import candidates
@@ -109,6 +110,7 @@ def test_every_candidate_is_kept_or_rejected_with_a_reason(searched: tuple[Path,
         assert lock.reference - one.figures["accuracy"] <= 0.2
     assert resolved.outcome is not None
     assert resolved.outcome["lock"] == "recipe.lock.yaml"
+    assert resolved.outcome["machine"] == lock.machine == machine_facts()
     assert len(resolved.outcome["variants"]) == len(chosen)
 
 

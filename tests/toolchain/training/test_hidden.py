@@ -9,6 +9,8 @@ from torch import nn
 from edgeops.errors import ConfigError
 from toolchain.training.hidden import HiddenMatching, Learner
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 
 def stack(*widths: int) -> nn.Sequential:
     return nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))

@@ -11,6 +11,8 @@ from toolchain.training.machine import single_machine
 from toolchain.training.run_language import run_language
 from toolchain.training.run_rows import run_rows
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 ROWS = "toolchain.training.run_rows:run_rows"
 LANGUAGE = "toolchain.training.run_language:run_language"
 KILLED_AFTER_LINES = (4, 9, 1)
@@ -41,7 +43,6 @@ def step_in(line: str) -> int:
     return int(line.split()[1])
 
 
-@pytest.mark.slow
 def test_a_killed_distillation_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_rows()
     teacher = ground.job("teacher", "network", {"hidden": 8})
@@ -61,7 +62,6 @@ def test_a_killed_distillation_goes_on_and_ends_with_the_same_bytes(tmp_path: Pa
     assert (killed.out / "training.json").read_bytes() == (whole.out / "training.json").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_killed_language_model_ends_with_the_same_bytes(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_documents().with_tokenizer(generates=True)
     training = {"steps": 30, "context_tokens": 16, "batch_size": 2}

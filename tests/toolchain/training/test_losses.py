@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from toolchain.training.losses import IGNORED, blended, hard_loss, hidden_loss, soft_loss
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 seeds = st.integers(0, 2**32 - 1)
 temperatures = st.floats(0.25, 50)
 classes = st.integers(2, 40)

@@ -14,6 +14,8 @@ from toolchain.training.machine import Machine
 from toolchain.training.processes import Progress, launch
 from toolchain.training.run_rows import run_rows
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 
 def refuse(job: TrainingJob, machine: Machine, progress: Progress) -> None:
     """A run that fails in its second process, while the first one waits for it."""
@@ -29,7 +31,6 @@ def losses_of(notes: list[str]) -> list[float]:
     return [float(note.rpartition(" ")[2]) for note in notes]
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_with_the_whole_batch(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_rows()
     learning: dict[str, Any] = {"training": {"epochs": 3, "batch_size": 13}}
@@ -52,7 +53,6 @@ def test_two_processes_learn_what_one_learns_with_the_whole_batch(tmp_path: Path
         assert torch.allclose(trained[2][name], value, atol=1e-4), name
 
 
-@pytest.mark.slow
 def test_what_one_process_refuses_is_raised_and_the_others_end(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_rows()
     notes: list[str] = []

@@ -18,6 +18,8 @@ from toolchain.training.run_language import run_language
 from toolchain.training.run_rows import run_rows
 from toolchain.training.run_text import run_text
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 TEXT = "text-classification"
 LANGUAGE = "text-generation"
 STEPS = {"steps": 6, "context_tokens": 16, "batch_size": 2}
@@ -84,7 +86,6 @@ def test_a_teacher_without_weight_changes_no_bit_and_one_with_weight_does(
     assert weights_of(jobs["taught"]) != weights_of(jobs["alone"])
 
 
-@pytest.mark.slow
 def test_hidden_states_are_matched_through_a_projection_that_does_not_ship(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_texts().with_tokenizer(generates=False)
     trained(run_text, ground.job("teacher", "bert", {"layers": 2, "width": 24}, task=TEXT))
@@ -114,7 +115,6 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
         trained(run_rows, job)
 
 
-@pytest.mark.slow
 def test_a_text_model_is_a_folder_that_transformers_reads(tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -135,7 +135,6 @@ def test_a_text_model_is_a_folder_that_transformers_reads(tmp_path: Path) -> Non
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
 
 
-@pytest.mark.slow
 def test_a_language_model_is_a_folder_that_writes(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -154,7 +153,6 @@ def test_a_language_model_is_a_folder_that_writes(tmp_path: Path) -> None:
     assert model.generate(prompt, max_new_tokens=4).shape[1] > prompt.shape[1]
 
 
-@pytest.mark.slow
 def test_the_teachers_own_text_is_learned_too(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_documents().with_tokenizer(generates=True)
     trained(run_language, ground.job("teacher", "llama", {"layers": 2}, task=LANGUAGE, training=STEPS))
@@ -169,7 +167,6 @@ def test_the_teachers_own_text_is_learned_too(tmp_path: Path) -> None:
     assert reports[0]["train_tokens"] == reports[1]["train_tokens"]
 
 
-@pytest.mark.slow
 def test_a_teacher_with_another_tokenizer_is_refused(tmp_path: Path) -> None:
     ground = TrainingGround(tmp_path).with_documents().with_tokenizer(generates=True)
     trained(run_language, ground.job("teacher", "llama", {}, task=LANGUAGE, training=STEPS))

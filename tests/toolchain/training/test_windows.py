@@ -10,6 +10,8 @@ from edgeops.errors import ArtifactError
 from toolchain.training.vocabulary import train_tokenizer
 from toolchain.training.windows import token_stream, windows_of
 
+pytestmark = pytest.mark.slow  # importing torch takes seconds
+
 
 @settings(deadline=None)  # torch is slow the first time
 @given(st.integers(2, 400), st.integers(1, 40))
@@ -34,7 +36,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_each_document_ends_once(tokenizer: Path) -> None:
     from toolchain.importing.transformer import load_tokenizer
 
@@ -45,7 +46,6 @@ def test_each_document_ends_once(tokenizer: Path) -> None:
     assert stream.count(known.eos_token_id) == 3
 
 
-@pytest.mark.slow
 def test_special_tokens_in_a_document_are_one_token_each(tokenizer: Path) -> None:
     stream = token_stream(["<|user|>", "<|assistant|>"], tokenizer)
     assert len(stream) == 4

@@ -1,0 +1,36 @@
+"""Libraries that take seconds to import, imported before the step that needs them is ready: a processor that
+would idle meanwhile does it. It changes no output, only when it is there."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Iterable
+
+# By distribution, as a step's `tools` name them: the modules whose import takes long. What transformers asks
+# of the environment has to be there before it is imported.
+_MODULES = {
+    "torch": ("torch",),
+    "transformers": ("toolchain.importing.offline", "transformers.models.auto.modeling_auto"),
+    "optimum-onnx": ("optimum.exporters.onnx",),
+    "scikit-learn": ("sklearn.base",),
+    "skl2onnx": ("skl2onnx",),
+    "scipy": ("scipy.stats",),
+}
+
+
+def slow(tools: Iterable[str]) -> frozenset[str]:
+    """Those of the distributions that take long to import."""
+    return frozenset(tool for tool in tools if tool in _MODULES)
+
+
+def import_slow(tools: Iterable[str]) -> None:
+    """Imports them, in the order of the table. What cannot be imported is told in the worker's log, and is an
+    error only of the step that really needs it."""
+    wanted = slow(tools)
+    for tool, modules in _MODULES.items():
+        for module in modules if tool in wanted else ():
+            try:
+                importlib.import_module(module)
+            except Exception:  # noqa: BLE001 - an import may raise anything; the step meets it again
+                traceback.print_exc()
