@@ -18,6 +18,8 @@ from toolchain.documents.slsa import purl, slsa_statement
 from toolchain.recipe import Recipe
 from toolchain.recipe.file import read_recipe
 
+pytestmark = pytest.mark.slow  # importing the validators takes seconds
+
 SHA = "ab" * 32
 FILES = {"variants/onnx-int8/model.onnx": SHA, "variants/onnx-fp32/model.onnx": "cd" * 32}
 PROMPTS = {"prompts/chat_template.jinja": "ef" * 32}
