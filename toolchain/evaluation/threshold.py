@@ -1,6 +1,6 @@
 """How unsure a device must be before it asks the cloud: a temperature and a threshold, with a guarantee.
 
-The calibration rows are parted, in their (random) order. The first quarter fits the temperature (Guo et al.,
+The calibration rows are parted (see parting.py). The first quarter fits the temperature (Guo et al.,
 arXiv:1706.04599, section 4.2) and proposes thresholds: those that keep ever more of it. The others, on which
 neither was chosen, test these one after another: fixed sequence testing, as in Learn then Test (Angelopoulos
 et al., arXiv:2110.01052). The rows kept at a threshold err independently, so that the number of errors is
@@ -19,6 +19,7 @@ import numpy as np
 
 from edgeops.confidence import confidences
 from toolchain.evaluation.classification import calibration_error
+from toolchain.evaluation.parting import choosing_rows
 from toolchain.evaluation.report import rounded
 from toolchain.steps.arrays import Array
 
@@ -26,9 +27,6 @@ METHOD = (
     "temperature scaling and thresholds from the first quarter of the calibration rows, "
     "tested in a fixed sequence by the exact binomial bound on the others"
 )
-# One number is fitted on the first part; most rows are left to prove the error. On digits a third of the
-# rows, finer steps, and a start chosen by the first part's errors each found larger thresholds, or none.
-FITTING_SHARE = 1 / 4
 STEPS = 20
 TEMPERATURES = (0.05, 20.0)
 CURVE_POINTS = 40
@@ -72,7 +70,7 @@ def calibrate(probabilities: Array, labels: Array, target: Target) -> dict[str, 
     has `confidence_threshold` in [0, 1], `temperature`, and under `calibration` what they gave:
     `accepted_error` and its upper bound `error_bound` on the rows that tested it, `fallback_share` on all.
     """
-    first = math.ceil(len(labels) * FITTING_SHARE)
+    first = choosing_rows(len(labels))
     temperature = fit_temperature(probabilities[:first], labels[:first])
     confidence = confidences(probabilities, temperature).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels

@@ -12,9 +12,10 @@ from toolchain.training.gain import MORE_IS_BETTER, alone, summary
 def run(context: StepContext) -> None:
     """Writes `model/`, that of the run which is best on the calibration rows, and `training.json`.
 
-    The held-out rows only tell: a figure that had a part in the choice would be that of the luckiest run. So
-    a model that learned from a teacher ships only if it is no worse than those that learned alone; of equals
-    the distilled one ships, and of these the first seed's.
+    For classifiers these are the ones that may choose (see toolchain/evaluation/parting.py). The held-out
+    rows only tell: a figure that had a part in the choice would be that of the luckiest run. So a model that
+    learned from a teacher ships only if it is no worse than those that learned alone; of equals the
+    distilled one ships, and of these the first seed's.
     """
     config = context.config
     metric = "perplexity" if config["task"] == "text-generation" else "accuracy"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from toolchain.steps.arrays import load_part
+from toolchain.evaluation.parting import load_choosing_part
+from toolchain.steps.arrays import Array, load_part
 from toolchain.training.hidden import Learner
 from toolchain.training.job import TrainingJob
 from toolchain.training.machine import Machine
@@ -24,7 +25,8 @@ from toolchain.training.selection import kept_rows
 
 def run_rows(job: TrainingJob, machine: Machine, progress: Progress) -> None:
     """Trains one model for one seed. Writes `model/weights.safetensors`, and `training.json` with the
-    accuracy on the held-out rows, which is told and never chosen by, and that on the calibration rows."""
+    accuracy on the held-out rows, which is told and never chosen by, and that on the calibration rows that
+    choose (see toolchain/evaluation/parting.py)."""
     make_deterministic()
     device = machine.device
     inputs, labels = load_part(job.inputs["data"], "train")
@@ -50,16 +52,15 @@ def run_rows(job: TrainingJob, machine: Machine, progress: Progress) -> None:
         return
     save_weights(model, job.model_folder / WEIGHTS_FILE)
 
-    def accuracy_on(part: str) -> float:
-        rows, truth = load_part(job.inputs["data"], part)
+    def accuracy_on(rows: Array, truth: Array) -> float:
         return round(accuracy(model, _on(torch.from_numpy(rows).to(device)), truth, device), 6)
 
     job.report(
         {
             "parameters": count_parameters(model),
             "train_rows": objective.rows,
-            "accuracy": accuracy_on("held_out"),
-            "calibration_accuracy": accuracy_on("calibration"),
+            "accuracy": accuracy_on(*load_part(job.inputs["data"], "held_out")),
+            "calibration_accuracy": accuracy_on(*load_choosing_part(job.inputs["data"])),
         }
     )
 

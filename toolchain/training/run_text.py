@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
+from toolchain.evaluation.parting import load_choosing_part
 from toolchain.importing.transformer import load_model, load_tokenizer
-from toolchain.steps.arrays import load_part
+from toolchain.steps.arrays import Array, load_part
 from toolchain.training.hidden import Learner
 from toolchain.training.huggingface import make_model, save_folder
 from toolchain.training.job import TrainingJob
@@ -51,7 +52,8 @@ class TokenRows:
 
 def run_text(job: TrainingJob, machine: Machine, progress: Progress) -> None:
     """Trains one model for one seed. Writes `model/`, a Hugging Face folder, and `training.json` with the
-    accuracy on the held-out rows, which is told and never chosen by, and that on the calibration rows."""
+    accuracy on the held-out rows, which is told and never chosen by, and that on the calibration rows that
+    choose (see toolchain/evaluation/parting.py)."""
     make_deterministic()
     device = machine.device
     tokenizer_folder = job.inputs["tokenizer"] / "tokenizer"
@@ -83,8 +85,7 @@ def run_text(job: TrainingJob, machine: Machine, progress: Progress) -> None:
         return
     save_folder(model, tokenizer, job.model_folder)
 
-    def accuracy_on(part: str) -> float:
-        texts, truth = load_part(job.inputs["data"], part)
+    def accuracy_on(texts: Array, truth: Array) -> float:
         rows = TokenRows.of(texts.tolist(), tokenizer_folder, device)
         return round(accuracy(model, rows.forward, truth, device), 6)
 
@@ -92,7 +93,7 @@ def run_text(job: TrainingJob, machine: Machine, progress: Progress) -> None:
         {
             "parameters": count_parameters(model),
             "train_rows": objective.rows,
-            "accuracy": accuracy_on("held_out"),
-            "calibration_accuracy": accuracy_on("calibration"),
+            "accuracy": accuracy_on(*load_part(job.inputs["data"], "held_out")),
+            "calibration_accuracy": accuracy_on(*load_choosing_part(job.inputs["data"])),
         }
     )

@@ -10,7 +10,8 @@ import torch
 
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops_testkit.training import CLASSES, TrainingGround, network, weights_of
-from toolchain.steps.arrays import load_part
+from toolchain.evaluation.parting import choosing_rows, load_choosing_part
+from toolchain.steps.arrays import DATA_FILE, load_arrays, load_part, save_arrays
 from toolchain.training.job import TrainingJob
 from toolchain.training.machine import single_machine
 from toolchain.training.modules import load_weights
@@ -20,6 +21,7 @@ from toolchain.training.run_text import run_text
 
 pytestmark = pytest.mark.slow  # importing torch takes seconds
 
+ROWS = "tabular-classification"
 TEXT = "text-classification"
 LANGUAGE = "text-generation"
 STEPS = {"steps": 6, "context_tokens": 16, "batch_size": 2}
@@ -38,18 +40,50 @@ def test_a_run_on_rows_learns_and_tells_so(tmp_path: Path) -> None:
     report = trained(run_rows, job)
     module = network(hidden=8)
     load_weights(module, job.out / "model" / "weights.safetensors")
-    inputs, labels = load_part(tmp_path / "data", "held_out")
-    with torch.no_grad():
-        accuracy = float(np.mean(module(torch.from_numpy(inputs)).argmax(1).numpy() == labels))
+
+    def accuracy_on(inputs: Any, labels: Any) -> float:
+        with torch.no_grad():
+            return round(float(np.mean(module(torch.from_numpy(inputs)).argmax(1).numpy() == labels)), 6)
+
+    accuracy = accuracy_on(*load_part(tmp_path / "data", "held_out"))
     assert accuracy > 0.8
     assert report == {
-        "accuracy": round(accuracy, 6),
+        "accuracy": accuracy,
+        "calibration_accuracy": accuracy_on(*load_choosing_part(tmp_path / "data")),
         "kind": "alone",
         "parameters": 6 * 8 + 8 + 8 * 3 + 3,
         "seed": 1,
         "source": "python",
         "train_rows": 60,
     }
+
+
+@pytest.mark.parametrize(("run", "factory", "task"), [(run_rows, "network", ROWS), (run_text, "bert", TEXT)])
+def test_the_rows_that_prove_the_fallback_choose_no_run(
+    tmp_path: Path, run: Any, factory: str, task: str
+) -> None:
+    ground = TrainingGround(tmp_path)
+    ground = ground.with_rows() if factory == "network" else ground.with_texts()
+    ground.with_tokenizer(generates=False)
+    options = {"hidden": 8} if factory == "network" else {}
+    archive = tmp_path / "data" / DATA_FILE
+    arrays = load_arrays(archive)
+    labels = arrays["calibration_labels"]
+    choosing, proving = labels[: choosing_rows(len(labels))], labels[choosing_rows(len(labels)) :]
+
+    def accuracy(name: str) -> float:
+        save_arrays(archive, arrays)
+        figure: float = trained(run, ground.job(name, factory, options, task=task))["calibration_accuracy"]
+        return figure
+
+    first = accuracy("as-they-are")
+    proving[:] = (proving + 1) % len(CLASSES)
+    assert accuracy("others-proving") == first
+    # Each row is right under one of the three labels that it has in turn.
+    choosing[:] = (choosing + 1) % len(CLASSES)
+    second = accuracy("others-choosing")
+    choosing[:] = (choosing + 1) % len(CLASSES)
+    assert first + second + accuracy("the-third") == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +155,7 @@ def test_a_text_model_is_a_folder_that_transformers_reads(tmp_path: Path) -> Non
     ground = TrainingGround(tmp_path).with_texts().with_tokenizer(generates=False)
     job = ground.job("alone", "bert", {"width": 32}, task=TEXT, training={"epochs": 30})
     report = trained(run_text, job)
+    assert 0 <= report["calibration_accuracy"] <= 1
     folder = job.out / "model"
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -143,6 +178,7 @@ def test_a_language_model_is_a_folder_that_writes(tmp_path: Path) -> None:
     report = trained(run_language, job)
     before = trained(run_language, ground.job("short", "llama", {"width": 32}, task=LANGUAGE, training=STEPS))
     assert report["perplexity"] < before["perplexity"]
+    assert report["calibration_perplexity"] < before["calibration_perplexity"]
     assert report["train_tokens"] > 100
     tokenizer = AutoTokenizer.from_pretrained(job.out / "model")
     model = AutoModelForCausalLM.from_pretrained(job.out / "model")
