@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from edgeops.canonical import canonical_json
+from toolchain.handover.arrays import Array, save_arrays
 from toolchain.running.worker import Answer, Request
-from toolchain.steps.arrays import Array, save_arrays
 
 CLASSES = ("circle", "square", "line")
 FEATURES = 4

@@ -14,8 +14,8 @@ import numpy as np
 
 from edgeops import errors
 from models.dataset import Corpus, Dataset
+from toolchain.handover.context import StepContext
 from toolchain.running.worker import Answer, Request
-from toolchain.steps.context import StepContext
 
 INPUT: dict[str, Any] = {
     "name": "x",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeops.durable import write_atomic
 from edgeops.errors import GateError
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 PATIENCE_S = 60
 

@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from edgeops.canonical import canonical_json
-from toolchain.steps.arrays import CORPUS_FILE, DATA_FILE, save_arrays
+from toolchain.handover.arrays import CORPUS_FILE, DATA_FILE, save_arrays
 from toolchain.training.job import TrainingJob
 
 CLASSES = ("a", "b", "c")

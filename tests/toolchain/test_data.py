@@ -12,7 +12,7 @@ from edgeops.errors import ArtifactError, ConfigError
 from edgeops_testkit import sources
 from edgeops_testkit.sources import DATA, INPUT, TEXT_INPUT, step_context
 from models.dataset import Corpus, Dataset, split_rows
-from toolchain.steps.arrays import (
+from toolchain.handover.arrays import (
     arrays_digest,
     load_arrays,
     load_attributes,
@@ -20,7 +20,7 @@ from toolchain.steps.arrays import (
     load_part,
     save_arrays,
 )
-from toolchain.steps.context import load_factory
+from toolchain.handover.context import load_factory
 from toolchain.steps.data import run
 
 SHARES = {"seed": 1, "calibration": 0.2, "held_out": 0.3}

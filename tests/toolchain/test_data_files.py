@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from edgeops.errors import ArtifactError
 from edgeops_testkit.sources import DATA, INPUT, TEXT_INPUT, step_context
 from models.dataset import Dataset
+from toolchain.handover.arrays import load_attributes, load_part
 from toolchain.importing.documents import load_documents
 from toolchain.importing.rows import load_rows
-from toolchain.steps.arrays import load_attributes, load_part
 from toolchain.steps.data import run
 
 TABLE = "tabular-classification"

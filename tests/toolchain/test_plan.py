@@ -86,7 +86,7 @@ def test_where_a_recipe_lies_is_in_no_config(tmp_path: Path) -> None:
 
 def test_the_code_of_a_step_is_its_module_and_what_that_imports() -> None:
     found = code_digests(["toolchain.steps.train_rows", "models.digits.network"])
-    wanted = {"toolchain.steps.train_rows", "toolchain.steps.context", "edgeops.errors"}
+    wanted = {"toolchain.steps.train_rows", "toolchain.handover.context", "edgeops.errors"}
     assert wanted <= found.keys()
     assert "models.digits.network" in found
     assert not any(name.startswith(("torch", "numpy", "device_agent", "cloud_hub")) for name in found)

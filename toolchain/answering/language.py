@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeops.engines.base import LanguageEngine
 from edgeops.errors import ArtifactError, ConfigError
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 WINDOW_TOKENS = 256
 # Up to here scores are kept as they are; beyond, as float16 log-probabilities; and never more than the last.

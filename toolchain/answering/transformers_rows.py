@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from toolchain.handover.arrays import Array
 from toolchain.importing.huggingface import CONFIG_FILE, read_json
 from toolchain.importing.image_processor import load_processor
 from toolchain.importing.transformer import load_model, load_tokenizer, max_tokens, pooling
-from toolchain.steps.arrays import Array
 from toolchain.training.modules import make_deterministic
 
 # Enough that the work is in the products and not in the calls; memory grows with it.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toolchain.evaluation.report import CLASS_SLICE, EVALUATION_FILE
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 REPORT_SCHEMA = "1.0"
 _UNQUANTIZED = ("fp32", "f16")

@@ -21,7 +21,7 @@ from toolchain.evaluation.prompting import (
     PromptSettings,
 )
 from toolchain.evaluation.variant import MODEL_FILES, VARIANT_FOLDER
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 BASELINE_FILE = "baseline.json"
 

@@ -10,8 +10,8 @@ import numpy as np
 from edgeops.errors import ConfigError
 from edgeops.serving.text_tensor import text_array
 from toolchain.evaluation.report import BehaviourResult, rounded
+from toolchain.handover.arrays import Array
 from toolchain.recipe.evaluation import Behaviour
-from toolchain.steps.arrays import Array
 
 
 def case_input(case: Behaviour, contract: Mapping[str, Any]) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from edgeops.errors import ConfigError
 from toolchain.evaluation.classification import Items, figures, parity, part_figures
 from toolchain.evaluation.report import CLASS_SLICE, Figures, Group, rounded
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 # A share of fewer rows moves by more than three points when one row flips: a gap between such values would
 # tell chance from nothing. They are shown, and left out of the gap.

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeops.errors import ArtifactError
 from toolchain.evaluation.report import Bin, Figures, rounded, two_digits
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 BINS = 10
 # The label of what is no item, as in transformers' token classification.

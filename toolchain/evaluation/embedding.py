@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeops.errors import ArtifactError
 from toolchain.evaluation.report import Figures, rounded, two_digits
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 _BLOCK_ROWS = 512
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgeops.engines.base import LanguageEngine
 from edgeops.errors import ArtifactError
 from toolchain.evaluation.report import Figures, rounded, two_digits
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 # How many special tokens a tokenizer may put between two documents.
 _MOST_SPECIAL = 6

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeops.engines.base import LanguageEngine
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 WARMUP_RUNS = 50
 TIMED_RUNS = 500

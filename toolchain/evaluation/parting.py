@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from toolchain.steps.arrays import Array, load_part
+from toolchain.handover.arrays import Array, load_part
 
 # One number is fitted on the first part; most rows are left to prove the error. On digits a third of the
 # rows, finer steps, and a start chosen by the first part's errors each found larger thresholds, or none.

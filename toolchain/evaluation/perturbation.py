@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeops.serving.text_tensor import text_array
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 _LOWEST, _HIGHEST = -3.0e38, 3.0e38  # inside float32
 

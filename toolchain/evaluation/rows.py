@@ -17,8 +17,8 @@ from toolchain.evaluation import breakdown, classification, embedding
 from toolchain.evaluation.behaviour import case_input, judge_case, share_passed
 from toolchain.evaluation.perturbation import mistyped, noisy
 from toolchain.evaluation.report import CLASS_SLICE, BehaviourResult, EvaluationResult, Figures, rounded
+from toolchain.handover.arrays import Array
 from toolchain.recipe.evaluation import Behaviour, Robustness
-from toolchain.steps.arrays import Array
 
 EMBEDDING = "feature-extraction"
 

@@ -21,7 +21,7 @@ from edgeops.confidence import confidences
 from toolchain.evaluation.classification import calibration_error
 from toolchain.evaluation.parting import choosing_rows
 from toolchain.evaluation.report import rounded
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 METHOD = (
     "temperature scaling and thresholds from the first quarter of the calibration rows, "

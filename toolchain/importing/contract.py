@@ -12,7 +12,7 @@ from edgeops.contract import Breach, check_data
 from edgeops.errors import ArtifactError, BadRequestError
 from edgeops.manifest import ColumnSpec, TensorSpec
 from models.dataset import Corpus, Dataset
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 NO_LABEL = -100
 

@@ -18,8 +18,8 @@ from edgeops.errors import ArtifactError, InferenceError
 from quantize.onnx_files import read_model, write_model
 from toolchain.evaluation.rows import Asker, as_inputs
 from toolchain.evaluation.variant import read_variant
+from toolchain.handover.arrays import Array
 from toolchain.importing.pickles import refuse_pickle
-from toolchain.steps.arrays import Array
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "config.json"

@@ -20,8 +20,8 @@ from numpy.lib import format as npy_format
 from edgeops.canonical import strict_json
 from edgeops.errors import ArtifactError
 from models.dataset import Dataset
+from toolchain.handover.arrays import Array
 from toolchain.importing.contract import NO_LABEL
-from toolchain.steps.arrays import Array
 
 MAX_FILE_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 4 << 30

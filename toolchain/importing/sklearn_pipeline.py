@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from edgeops.errors import ArtifactError, ConfigError
+from toolchain.handover.arrays import Array
+from toolchain.handover.context import load_factory
 from toolchain.importing.contract import check_classes
 from toolchain.importing.pickles import refuse_pickle
-from toolchain.steps.arrays import Array
-from toolchain.steps.context import load_factory
 
 MODEL_FILE = "model.skops"
 SCHEMA_FILE = "schema.json"

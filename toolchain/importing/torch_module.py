@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgeops.errors import ArtifactError
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 BATCH_ROWS = 256
 

@@ -80,7 +80,7 @@ def _look_at_code(reference: str, task: Task | None, *, trained: bool) -> Found:
 
 
 def _call(reference: str) -> Any:
-    from toolchain.steps.context import load_factory
+    from toolchain.handover.context import load_factory
 
     factory = load_factory(reference)
     try:

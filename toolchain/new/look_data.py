@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from edgeops.errors import ConfigError
+from toolchain.handover.arrays import Array
 from toolchain.importing.documents import load_documents
 from toolchain.importing.rows import bad_file, load_rows, read_text
 from toolchain.recipe.base import Task
-from toolchain.steps.arrays import Array
 
 # Texts may be this much longer than the longest that the data has.
 _ROOM = 2

@@ -15,7 +15,7 @@ from toolchain.recipe.variants import VariantSpec
 
 @dataclass(frozen=True)
 class Step:
-    """One step: `module` has `run(context)` (see toolchain/steps/context.py). `inputs` maps a role to
+    """One step: `module` has `run(context)` (see toolchain/handover/context.py). `inputs` maps a role to
     the step whose output folder fills it; `files` a role to a file or folder outside the build, whose content
     counts and whose place does not. `code` names the recipe's modules and `tools` the distributions that the
     output depends on. `attests`: the step is told how the steps before it were made, and so depends on

@@ -22,8 +22,8 @@ import msgspec
 from edgeops import errors
 from edgeops.errors import EdgeopsError
 from edgeops.processes import die_with_parent
+from toolchain.handover.context import StepContext
 from toolchain.running.warming import import_slow
-from toolchain.steps.context import StepContext
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag="run"):

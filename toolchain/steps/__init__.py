@@ -11,7 +11,8 @@ What a step leaves in its output folder for those after it:
     train-…         model/        the trained model, as in model-<m>;  training.json
     model-<m>       model/        python: weights.safetensors; huggingface: a Hugging Face folder;
                                   sklearn: model.skops; onnx: model.onnx (tokenizer.json);  gguf: model.gguf
-                    training.json parameters, source; for trained ones train_rows or train_tokens and the runs
+                    training.json parameters, source; for trained ones train_rows or train_tokens, which run
+                                  is shipped, and the runs
     answers-<m>     answers.npz   what the model itself gives on the held-out rows: `held_out`, and for text
                                   generation `tokens` (windows, length) and `held_out` logits of them, float32
     export-<m>-<f>  variant/      the unquantized variant's files; the one that the engine opens is

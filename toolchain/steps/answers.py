@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from toolchain.steps.arrays import Array, load_documents, load_part, save_arrays
-from toolchain.steps.context import StepContext
+from toolchain.handover.arrays import Array, load_documents, load_part, save_arrays
+from toolchain.handover.context import StepContext
 
 ANSWERS_FILE = "answers.npz"
 HELD_OUT = "held_out"

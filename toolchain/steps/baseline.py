@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from toolchain.evaluation.baseline import BASELINE_FILE, copy_baseline
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 
 def run(context: StepContext) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from toolchain.evaluation.report import OUTPUTS_FILE
 from toolchain.evaluation.threshold import Target, calibrate
-from toolchain.steps.arrays import load_arrays, load_part
-from toolchain.steps.context import StepContext
+from toolchain.handover.arrays import load_arrays, load_part
+from toolchain.handover.context import StepContext
 
 FALLBACK_FILE = "fallback.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from itertools import product
 
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 from toolchain.training.gain import MORE_IS_BETTER, alone, summary
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from edgeops.canonical import canonical_json, digest_of
 from edgeops.errors import ArtifactError
 from models.dataset import Split, split_rows
+from toolchain.handover.arrays import CORPUS_FILE, DATA_FILE, PARTS, Array, arrays_digest, save_arrays
+from toolchain.handover.context import StepContext, load_factory
 from toolchain.importing.contract import check_corpus, check_dataset, check_held_out
 from toolchain.importing.documents import load_documents
 from toolchain.importing.rows import load_rows
-from toolchain.steps.arrays import CORPUS_FILE, DATA_FILE, PARTS, Array, arrays_digest, save_arrays
-from toolchain.steps.context import StepContext, load_factory
 
 UNKNOWN_LICENSE = "unknown"
 

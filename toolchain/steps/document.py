@@ -15,9 +15,9 @@ from toolchain.documents.html import render
 from toolchain.documents.report import collect
 from toolchain.documents.slsa import slsa_statement
 from toolchain.evaluation.variant import VARIANT_FOLDER
+from toolchain.handover.context import StepContext
 from toolchain.plan.step import model_step
 from toolchain.recipe import Recipe
-from toolchain.steps.context import StepContext
 
 PROMPTS_FOLDER = "prompts"
 QUANTIZATION_FILE = "quantization.json"

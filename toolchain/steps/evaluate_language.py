@@ -26,9 +26,9 @@ from toolchain.evaluation.prompting import (
 )
 from toolchain.evaluation.report import EVALUATION_FILE, OUTPUTS_FILE, EvaluationResult, PromptResult
 from toolchain.evaluation.variant import VARIANT_FOLDER, memory_limit_bytes, read_variant, size_bytes
+from toolchain.handover.arrays import Array, load_arrays, load_documents, save_arrays
+from toolchain.handover.context import StepContext
 from toolchain.recipe.evaluation import BASELINE, PromptCase
-from toolchain.steps.arrays import Array, load_arrays, load_documents, save_arrays
-from toolchain.steps.context import StepContext
 
 ANSWERS_FILE = "answers.npz"
 SELFTEST_TOKENS = 32

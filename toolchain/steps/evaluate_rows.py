@@ -13,8 +13,8 @@ from toolchain.evaluation.measuring import MemoryMeter, call_times_ms, quantiles
 from toolchain.evaluation.report import EVALUATION_FILE, OUTPUTS_FILE
 from toolchain.evaluation.rows import Asker, Question, as_inputs, evaluate
 from toolchain.evaluation.variant import VARIANT_FOLDER, memory_limit_bytes, read_variant, size_bytes
-from toolchain.steps.arrays import DATA_FILE, load_arrays, save_arrays
-from toolchain.steps.context import StepContext
+from toolchain.handover.arrays import DATA_FILE, load_arrays, save_arrays
+from toolchain.handover.context import StepContext
 
 ANSWERS_FILE = "answers.npz"
 # Rows that are timed in turn: a text's time depends on its length.

@@ -6,7 +6,7 @@ import shutil
 
 from edgeops.engines.gguf_model import check_gguf
 from quantize import gguf_convert, gguf_quantize
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 MODEL_FILE = "model.gguf"
 

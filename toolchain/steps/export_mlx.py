@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantize import mlx_group
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 
 def run(context: StepContext) -> None:

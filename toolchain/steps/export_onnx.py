@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import onnx
 
 from quantize.onnx_graph import canonical_bytes, op_counts
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 MODEL_FILE = "model.onnx"
 
@@ -26,8 +26,8 @@ def run(context: StepContext) -> None:
 
 def _python(context: StepContext) -> onnx.ModelProto:
     from toolchain.exporting.torch_onnx import export_rows
+    from toolchain.handover.arrays import load_part
     from toolchain.importing.torch_module import answers_of, check_answers
-    from toolchain.steps.arrays import load_part
     from toolchain.training.modules import WEIGHTS_FILE, build, load_weights, make_deterministic
 
     make_deterministic()

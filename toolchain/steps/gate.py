@@ -17,8 +17,8 @@ from toolchain.evaluation.gates import (
     tokenizer_gates,
 )
 from toolchain.evaluation.report import EVALUATION_FILE, read_evaluation
+from toolchain.handover.context import StepContext
 from toolchain.recipe.evaluation import Gate
-from toolchain.steps.context import StepContext
 
 GATES_FILE = "gates.json"
 ROLE = "evaluate-"

@@ -9,9 +9,9 @@ from pathlib import Path
 from edgeops.engines.gguf_model import check_gguf
 from edgeops.engines.llama_engine import LlamaEngine
 from edgeops.errors import ArtifactError, InferenceError
+from toolchain.handover.context import StepContext
 from toolchain.importing.limits import bounded_memory
 from toolchain.importing.pickles import refuse_pickle
-from toolchain.steps.context import StepContext
 
 MODEL_FILE = "model.gguf"
 UNQUANTIZED = frozenset({"F32", "F16", "BF16"})

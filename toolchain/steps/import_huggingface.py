@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolchain.handover.context import StepContext
 from toolchain.importing import offline
 from toolchain.importing.huggingface import TOKENIZER_FILE, copy_folder, read_json, refused
 from toolchain.importing.image_processor import load_processor, preprocessing
 from toolchain.importing.limits import bounded_memory
 from toolchain.importing.transformer import check_length, load_model, load_tokenizer, max_tokens, pooling
-from toolchain.steps.context import StepContext
 
 
 def run(context: StepContext) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from toolchain.handover.arrays import load_part
+from toolchain.handover.context import StepContext
 from toolchain.importing.limits import bounded_memory
 from toolchain.importing.onnx_source import (
     MODEL_FILE,
@@ -13,8 +15,6 @@ from toolchain.importing.onnx_source import (
     check_answers,
     parameter_count,
 )
-from toolchain.steps.arrays import load_part
-from toolchain.steps.context import StepContext
 
 TRIED_ROWS = 8
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeops.errors import ConfigError
+from toolchain.handover.arrays import load_part
+from toolchain.handover.context import StepContext
 from toolchain.importing.limits import bounded_memory
 from toolchain.importing.pickles import refuse_pickle
 from toolchain.importing.torch_module import answers_of, check_answers
-from toolchain.steps.arrays import load_part
-from toolchain.steps.context import StepContext
 from toolchain.training.modules import (
     WEIGHTS_FILE,
     build,

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 from edgeops.errors import ConfigError
+from toolchain.handover.arrays import load_part
+from toolchain.handover.context import StepContext
 from toolchain.importing.limits import bounded_memory
 from toolchain.importing.sklearn_pipeline import (
     MODEL_FILE,
@@ -16,8 +18,6 @@ from toolchain.importing.sklearn_pipeline import (
     save_pipeline,
     trusted_types,
 )
-from toolchain.steps.arrays import load_part
-from toolchain.steps.context import StepContext
 
 
 def run(context: StepContext) -> None:

@@ -33,11 +33,11 @@ from toolchain.evaluation.prompting import (
 )
 from toolchain.evaluation.report import EVALUATION_FILE, EvaluationResult, read_evaluation
 from toolchain.evaluation.variant import MODEL_FILES, RUNTIMES, VARIANT_FOLDER
+from toolchain.handover.context import StepContext
 from toolchain.plan.step import model_step
 from toolchain.recipe import Recipe
 from toolchain.recipe.variants import VariantSpec
 from toolchain.running.machine import machine_facts
-from toolchain.steps.context import StepContext
 from toolchain.steps.reference import PROFILE_FILE, SCORES, TOKENS, VECTORS_FILE, feature
 
 BUNDLE_FOLDER = "bundle"

@@ -15,8 +15,8 @@ from toolchain.evaluation.prompting import (
     PromptSettings,
     read_template,
 )
+from toolchain.handover.context import StepContext
 from toolchain.importing.prompts import own_prompts
-from toolchain.steps.context import StepContext
 
 MAX_FILE_BYTES = 1 << 20
 

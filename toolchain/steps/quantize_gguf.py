@@ -13,7 +13,7 @@ from edgeops.manifest import FileEntry, Runtime, Variant
 from quantize import gguf_imatrix, gguf_quantize
 from quantize.result import Quantized
 from toolchain.evaluation.language import mean_kl
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 from toolchain.steps.quantizing import judged, write_record
 
 MODEL_FILE = "model.gguf"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quantize import mlx_group
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 from toolchain.steps.quantizing import judged, write_record
 
 BITS = {"8bit": 8, "4bit": 4}

@@ -14,8 +14,8 @@ from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
 from edgeops.errors import ConfigError
 from quantize import onnx_dynamic, onnx_static, onnx_weight_only
 from quantize.result import Quantized
-from toolchain.steps.arrays import Array, load_part
-from toolchain.steps.context import StepContext
+from toolchain.handover.arrays import Array, load_part
+from toolchain.handover.context import StepContext
 from toolchain.steps.quantizing import judged, write_record
 
 MODEL_FILE = "model.onnx"

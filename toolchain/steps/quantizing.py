@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeops.errors import ArtifactError, GateError
 from quantize.result import Quantized
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 
 QUANTIZATION_FILE = "quantization.json"
 

@@ -14,8 +14,8 @@ from edgeops.manifest import Feature
 from edgeops.profiles import reference_profile
 from edgeops.selftest import SelfTestVectors, TensorValue
 from edgeops.serving.text_tensor import text_array
-from toolchain.steps.arrays import Array, load_arrays, load_part
-from toolchain.steps.context import StepContext
+from toolchain.handover.arrays import Array, load_arrays, load_part
+from toolchain.handover.context import StepContext
 
 PROFILE_FILE = "profile.json"
 VECTORS_FILE = "vectors.json"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from toolchain.steps.arrays import load_documents, load_part
-from toolchain.steps.context import StepContext
+from toolchain.handover.arrays import load_documents, load_part
+from toolchain.handover.context import StepContext
 from toolchain.training.vocabulary import train_tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"

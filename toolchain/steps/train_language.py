@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 from toolchain.training.job import run_job
 from toolchain.training.run_language import run_language
 

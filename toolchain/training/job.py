@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from edgeops.canonical import canonical_json
-from toolchain.steps.context import StepContext
+from toolchain.handover.context import StepContext
 from toolchain.training.checkpoints import EVERY_S, Checkpoints
 from toolchain.training.loop import Objective, Regime, train
 from toolchain.training.machine import Machine

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError, ConfigError
-from toolchain.steps.context import load_factory
+from toolchain.handover.context import load_factory
 
 WEIGHTS_FILE = "weights.safetensors"
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 from edgeops.canonical import sha256_file
 from edgeops.engines.tokenizer import TOKENIZER_FILE
 from edgeops.errors import ConfigError
+from toolchain.handover.arrays import load_documents
 from toolchain.importing.transformer import load_model, load_tokenizer
-from toolchain.steps.arrays import load_documents
 from toolchain.training.continuation import continued
 from toolchain.training.hidden import Learner
 from toolchain.training.huggingface import make_model, save_folder

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from toolchain.evaluation.parting import load_choosing_part
-from toolchain.steps.arrays import Array, load_part
+from toolchain.handover.arrays import Array, load_part
 from toolchain.training.hidden import Learner
 from toolchain.training.job import TrainingJob
 from toolchain.training.machine import Machine

@@ -11,8 +11,8 @@ from torch import nn
 
 from edgeops.engines.tokenizer import TOKENIZER_FILE, TextTokenizer
 from toolchain.evaluation.parting import load_choosing_part
+from toolchain.handover.arrays import Array, load_part
 from toolchain.importing.transformer import load_model, load_tokenizer
-from toolchain.steps.arrays import Array, load_part
 from toolchain.training.hidden import Learner
 from toolchain.training.huggingface import make_model, save_folder
 from toolchain.training.job import TrainingJob

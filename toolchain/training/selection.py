@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgeops.errors import ArtifactError, ConfigError
-from toolchain.steps.arrays import Array
+from toolchain.handover.arrays import Array
 
 
 def kept_rows(labels: Array, class_share: Mapping[str, float], classes: Sequence[str]) -> Array:

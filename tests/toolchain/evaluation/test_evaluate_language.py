@@ -13,7 +13,7 @@ from edgeops.errors import ArtifactError
 from edgeops_testkit.evaluation_steps import read_json, run_step
 from edgeops_testkit.language_models import CHAT_TEMPLATE, corpus, tiny_model
 from toolchain.evaluation.report import EvaluationResult, read_evaluation
-from toolchain.steps.arrays import load_arrays, save_arrays
+from toolchain.handover.arrays import load_arrays, save_arrays
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from edgeops_testkit.graphs import write_linear
 from edgeops_testkit.text_models import CLASSES as INTENTS
 from edgeops_testkit.text_models import TEXTS, write_text_variant
 from toolchain.evaluation.report import read_evaluation
-from toolchain.steps.arrays import load_arrays, save_arrays
+from toolchain.handover.arrays import load_arrays, save_arrays
 
 pytestmark = pytest.mark.slow
 

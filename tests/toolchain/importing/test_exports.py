@@ -29,7 +29,7 @@ from toolchain.answering.language import MAX_EXACT_BYTES, answer_windows, log_so
 from toolchain.evaluation.language import compare
 from toolchain.evaluation.rows import Asker, as_inputs
 from toolchain.evaluation.variant import read_variant
-from toolchain.steps.arrays import load_arrays, load_part
+from toolchain.handover.arrays import load_arrays, load_part
 
 TABLE = "tabular-classification"
 TASKS = ["text-classification", "token-classification", "feature-extraction", "image-classification"]

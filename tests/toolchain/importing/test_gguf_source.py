@@ -18,7 +18,7 @@ from edgeops_testkit.sources import (
     model_config,
     step_context,
 )
-from toolchain.steps.arrays import load_arrays
+from toolchain.handover.arrays import load_arrays
 
 pytestmark = pytest.mark.slow
 

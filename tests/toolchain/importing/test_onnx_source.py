@@ -24,7 +24,7 @@ from edgeops_testkit.sources import (
     word_tokenizer,
 )
 from quantize.onnx_graph import canonical_bytes
-from toolchain.steps.arrays import load_arrays, load_part
+from toolchain.handover.arrays import load_arrays, load_part
 
 TABLE = "tabular-classification"
 

@@ -21,6 +21,7 @@ from edgeops_testkit.sources import (
     step_context,
     three_columns,
 )
+from toolchain.handover.arrays import load_arrays, load_part
 from toolchain.importing.sklearn_pipeline import (
     check_estimator,
     fit_pipeline,
@@ -29,7 +30,6 @@ from toolchain.importing.sklearn_pipeline import (
     save_pipeline,
 )
 from toolchain.steps import answers, export_onnx, import_sklearn
-from toolchain.steps.arrays import load_arrays, load_part
 
 pytestmark = pytest.mark.slow
 

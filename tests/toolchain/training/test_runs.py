@@ -11,7 +11,7 @@ import torch
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops_testkit.training import CLASSES, TrainingGround, network, weights_of
 from toolchain.evaluation.parting import choosing_rows, load_choosing_part
-from toolchain.steps.arrays import DATA_FILE, load_arrays, load_part, save_arrays
+from toolchain.handover.arrays import DATA_FILE, load_arrays, load_part, save_arrays
 from toolchain.training.job import TrainingJob
 from toolchain.training.machine import single_machine
 from toolchain.training.modules import load_weights

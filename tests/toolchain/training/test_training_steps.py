@@ -10,9 +10,9 @@ import pytest
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops_testkit.training import TrainingGround
 from toolchain.evaluation.prompting import PromptSettings, read_template
+from toolchain.handover.arrays import load_arrays, save_arrays
+from toolchain.handover.context import StepContext
 from toolchain.steps import choose, prompts, tokenizer
-from toolchain.steps.arrays import load_arrays, save_arrays
-from toolchain.steps.context import StepContext
 
 pytestmark = pytest.mark.slow  # importing torch takes seconds
 
