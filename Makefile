@@ -45,11 +45,11 @@ types: $(STAMPS)/dev
 check: lint types ## lint, types and the fast tests: under a minute
 	@# On a file system in memory, where there is one: the tests of durable writes wait for no disk.
 	@scratch=$$(mktemp -d /dev/shm/edgeops.XXXXXX 2>/dev/null || mktemp -d); \
-	$(BIN)/pytest -q -m "not slow and not browser and not chaos and not install" -n 2 --dist loadgroup \
+	$(BIN)/pytest -q -m "not slow and not browser and not chaos and not install" -n 2 \
 		--basetemp=$$scratch/tests; status=$$?; rm -rf $$scratch; exit $$status
 
 test: lint types ## everything
-	$(BIN)/pytest -q -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -q -n 2 $(ARGS)
 
 bench: $(STAMPS)/dev ## writes benchmarks/README.md and benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
