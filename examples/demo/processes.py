@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -102,15 +103,16 @@ class Processes:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, each a different one."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+    """Ports that are free now, each a different one. They lie below those that systems hand out to every
+    connection by themselves (from 32768 upwards), which may be gone before their server starts."""
+    ports: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 12_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise EdgeopsError("The ports from 20000 to 31999 are taken.", remedy="Stop some of what listens there.")
 
 
 def _environment(home: Path | None, extra: dict[str, str] | None) -> dict[str, str]:
