@@ -7,11 +7,9 @@ import http.client
 import json
 import socket
 import ssl
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from edgeops.signing.keys import private_pem
 from edgeops.topics import topic
 from edgeops_testkit.bad_requests import BAD_REQUESTS, INFER, LIMIT_BYTES, tensor
 from edgeops_testkit.bundles import make_bundle
+from edgeops_testkit.guessing import guessing
 from edgeops_testkit.hub_mqtt import DeviceClient, DeviceFiles, window
 from edgeops_testkit.storage import HubStorage
 from edgeops_testkit.system import Agent, System, edgeops
@@ -358,10 +357,15 @@ def test_a_wrong_operator_s_token_is_refused_and_guessing_is_slowed_down(system:
     done = edgeops("fleet", "devices", home=system.hub.home, env=wrong)
     assert done.returncode == 8
     assert done.stderr.startswith("error: The operator's token is wrong. Read it from admin.token")
-    for _ in range(40):
+
+    def attempt() -> int:
         status, _ = ask(system.ports["api"], "GET", "/api/v1/devices", b"", {"Authorization": "Bearer x"})
         assert status in (401, 429)
-    done = edgeops("fleet", "devices", home=system.hub.home, env=wrong)
+        return status
+
+    assert 429 in (attempt() for _ in range(200))
+    with guessing(attempt):
+        done = edgeops("fleet", "devices", home=system.hub.home, env=wrong)
     assert done.returncode == 8
     assert done.stderr.startswith("error: There were too many attempts. Try again in ")
     system.cli("fleet", "devices")
@@ -383,14 +387,7 @@ def test_guessing_tokens_is_slowed_down(system: System, probe: DeviceClient) -> 
 
     answer = next(answer for _ in range(200) if (answer := attempt()).status == 429)
     assert int(answer.headers["Retry-After"]) >= 1
-    # The guesses go on: however long the honest one takes to start, no attempt is left for it.
-    ended = threading.Event()
-    with ThreadPoolExecutor(1) as thread:
-        guesses = thread.submit(lambda: [attempt().status for _ in iter(ended.is_set, True)])
-        try:
-            status, said = enroll(system, "honest", good)
-        finally:
-            ended.set()
-        assert 429 in guesses.result()
+    with guessing(lambda: attempt().status):
+        status, said = enroll(system, "honest", good)
     assert status == 8
     assert said.startswith("error: There were too many attempts. Try again in ")
