@@ -11,9 +11,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from edgeops.canonical import sha256_bytes, sha256_stream
+from edgeops.canonical import sha256_bytes, sha256_stream, strict_json
 from edgeops.durable import write_atomic
 from edgeops.errors import ArtifactError, ConfigError
 from edgeops.manifest import (
@@ -144,6 +144,19 @@ def open_file(bundle_dir: Path, path: str) -> BinaryIO:
         os.close(fd)
         raise _refused(path, "is not a regular file")
     return os.fdopen(fd, "rb")
+
+
+def read_document(bundle_dir: Path, path: str, *, max_bytes: int) -> dict[str, Any]:
+    """The JSON object in one file of the bundle. Raises as `open_file` does, and `ValueError` with the reason
+    when it is larger than `max_bytes` or no strict JSON object."""
+    with open_file(bundle_dir, path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes} bytes")
+    document = strict_json(data)
+    if not isinstance(document, dict):
+        raise ValueError("it is no JSON object")
+    return document
 
 
 def _expected(

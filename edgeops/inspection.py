@@ -15,11 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edgeops.bundle import open_file, read_manifest, verify_bundle, walk
-from edgeops.canonical import strict_json
+from edgeops.bundle import read_document, read_manifest, verify_bundle, walk
 from edgeops.errors import ArtifactError
 from edgeops.manifest import MEASUREMENTS_FILE, SIGNATURE_FILE, Manifest, TensorSpec, Variant
 from edgeops.signing.keys import PublicKeys
+from edgeops.sizes import size_words
 
 EVALUATION_FOLDER = "evaluation/"
 MAX_DOCUMENT_BYTES = 16 << 20
@@ -79,7 +79,7 @@ def render(description: dict[str, Any]) -> None:
         console.print(_plain(description["description"]))
     _print_signature(console, description["signature"])
     console.print(f"Digest     {description['digest']}", soft_wrap=True)
-    console.print(f"Content    {description['files']} files, {_size(description['size_bytes'])}")
+    console.print(f"Content    {description['files']} files, {size_words(description['size_bytes'])}")
     for what in ("inputs", "outputs"):
         for spec in description[what]:
             shape = " x ".join("any" if size < 0 else str(size) for size in spec["shape"])
@@ -148,17 +148,10 @@ def _fallback(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def _document(bundle_dir: Path, path: str) -> dict[str, Any]:
-    with open_file(bundle_dir, path) as file:
-        data = file.read(MAX_DOCUMENT_BYTES + 1)
     try:
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
-        document = strict_json(data)
-        if not isinstance(document, dict):
-            raise ValueError("it is no JSON object")
+        return read_document(bundle_dir, path, max_bytes=MAX_DOCUMENT_BYTES)
     except ValueError as error:
         raise _unreadable(path, str(error)) from error
-    return document
 
 
 def _gates(path: str, document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -209,8 +202,8 @@ def _variants_table(variants: Sequence[dict[str, Any]]) -> Table:
         engine = f"{variant['engine']} {variant['engine_min_version']}+"
         table.add_row(
             *(_plain(text) for text in (variant["id"], variant["target"], engine)),
-            _size(variant["size_bytes"]),
-            _size(variant["memory_bytes"]),
+            size_words(variant["size_bytes"]),
+            size_words(variant["memory_bytes"]),
         )
     return table
 
@@ -272,12 +265,3 @@ def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value) if isinstance(value, int) else ""
-
-
-def _size(size_bytes: int) -> str:
-    size, unit = float(size_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

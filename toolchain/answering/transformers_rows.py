@@ -34,6 +34,7 @@ def answer_texts(folder: Path, texts: Sequence[str], task: str) -> Array:
     encodings = tokenizer(list(texts), truncation=True, max_length=most, return_offsets_mapping=True)
     offsets = encodings.pop("offset_mapping")
     columns = {name: values for name, values in encodings.items() if name in accepted}
+    how = pooling(folder) if task == "feature-extraction" else ""
     rows: list[Array] = [np.empty(0)] * len(texts)
     with torch.no_grad():
         for part in _of_one_length(encodings["input_ids"]):
@@ -42,7 +43,7 @@ def answer_texts(folder: Path, texts: Sequence[str], task: str) -> Array:
             )
             for position, row in enumerate(part):
                 if task == "feature-extraction":
-                    rows[row] = _vector(output.last_hidden_state[position], pooling(folder))
+                    rows[row] = _vector(output.last_hidden_state[position], how)
                     continue
                 answer = torch.softmax(output.logits[position], dim=-1).numpy()
                 words = task == "token-classification"

@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from edgeops.sizes import size_words
 from toolchain.caching.prune import Cached, Pruned
 
 
@@ -18,7 +19,7 @@ def print_entries(root: Path, entries: list[Cached], now_ms: int) -> None:
     if entries:
         console.print(_table(entries, now_ms))
     total = sum(entry.size_bytes for entry in entries)
-    console.print(f"{len(entries)} entries, {_size(total)} in {root}", soft_wrap=True)
+    console.print(f"{len(entries)} entries, {size_words(total)} in {root}", soft_wrap=True)
 
 
 def print_pruned(pruned: Pruned, now_ms: int, *, dry_run: bool) -> None:
@@ -30,7 +31,7 @@ def print_pruned(pruned: Pruned, now_ms: int, *, dry_run: bool) -> None:
     console.print(
         f"{done} {len(pruned.entries)} entries, checkpoints of {pruned.checkpoints} steps and "
         f"{pruned.leftovers} leftovers of killed builds: {pruned.freed_bytes} bytes "
-        f"({_size(pruned.freed_bytes)}). {pruned.in_use} are in use."
+        f"({size_words(pruned.freed_bytes)}). {pruned.in_use} are in use."
     )
 
 
@@ -45,7 +46,7 @@ def _table(entries: list[Cached], now_ms: int) -> Table:
         table.add_row(
             entry.step or "(unreadable)",
             entry.key[:12],
-            _size(entry.size_bytes),
+            size_words(entry.size_bytes),
             _ago(entry.made_at, now_ms),
             _ago(entry.last_used_at, now_ms),
             ", ".join(entry.builds),
@@ -61,12 +62,3 @@ def _ago(at: str | None, now_ms: int) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0, seconds):.0f} s"
-
-
-def _size(size_bytes: int) -> str:
-    size, unit = float(size_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from edgeops.bundle import open_file, read_manifest, verify_bundle, walk
-from edgeops.canonical import strict_json
+from edgeops.bundle import read_document, read_manifest, verify_bundle, walk
 from edgeops.errors import ArtifactError
 from edgeops.manifest import MEASUREMENTS_FILE, Manifest, Variant
 from edgeops.signing.keys import PublicKeys
@@ -47,21 +46,14 @@ class _Bundle:
         if path not in self._present:
             self.missing.append(path)
             return {}
-        with open_file(self.folder, path) as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
         try:
-            if len(data) > MAX_DOCUMENT_BYTES:
-                raise ValueError(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
-            document = strict_json(data)
-            if not isinstance(document, dict):
-                raise ValueError("it is no JSON object")
+            return read_document(self.folder, path, max_bytes=MAX_DOCUMENT_BYTES)
         except ValueError as error:
             raise ArtifactError(
                 f"{self.folder / path} cannot be read: {error}.",
                 remedy="Build the bundle again with edgeops build.",
                 subject=path,
             ) from error
-        return document
 
     @property
     def definition(self) -> dict[str, Any]:

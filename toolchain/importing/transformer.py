@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError
 from toolchain.importing import offline
 from toolchain.importing.huggingface import (
@@ -53,7 +54,7 @@ def load_model(folder: Path, task: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise refused("model", f"cannot be loaded by transformers ({_line(error)})") from error
+        raise refused("model", f"cannot be loaded by transformers ({one_line(error)})") from error
     missing = [
         name for name in report["missing_keys"] if not (task == "feature-extraction" and "pooler" in name)
     ]
@@ -79,7 +80,7 @@ def load_tokenizer(folder: Path) -> Any:
     except Exception as error:  # tokenizers.Tokenizer.from_file raises it bare
         raise refused(
             TOKENIZER_FILE,
-            f"cannot be loaded by transformers ({_line(error)})",
+            f"cannot be loaded by transformers ({one_line(error)})",
             "Save the tokenizer as a PreTrainedTokenizerFast.",
         ) from error
     if not tokenizer.is_fast:
@@ -127,10 +128,6 @@ def _in_file(folder: Path, file: str, key: str) -> Any:
     return read_json(folder, file).get(key) if (folder / file).is_file() else None
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-
-
 def check_length(model: Any, most_tokens: int, name: str) -> None:
     """Whether the model can really take `most_tokens` tokens. Raises `ArtifactError` if it cannot."""
     import torch
@@ -141,7 +138,7 @@ def check_length(model: Any, most_tokens: int, name: str) -> None:
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (IndexError, RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{name} cannot take the {most_tokens} tokens that its files promise ({_line(error)}).",
+            f"{name} cannot take the {most_tokens} tokens that its files promise ({one_line(error)}).",
             remedy="Set model_max_length in tokenizer_config.json to what the model takes.",
             subject=name,
         ) from error

@@ -106,9 +106,9 @@ class LocalExecutor:
         if task.step.exclusive:
             self._settle()
         worker = self._take(task.step, task.threads)
-        for step, threads in task.expected:
-            self._prepare(step, threads)
         try:
+            for step, threads in task.expected:
+                self._prepare(step, threads)
             worker.run(task.step, task.request(), progress)
         finally:
             self._give_back(worker, keep=not task.step.isolated)
