@@ -186,8 +186,10 @@ def _optimum(bench: Bench, home: Path, peers: Path) -> list[list[str]]:
 
 
 def _made(commands: list[list[str]], home: Path) -> Made:
+    # Without a variable that keeps a tool's code from being compiled once and for all, as it is where it is installed.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment = {
-        **os.environ,
+        **kept,
         "EDGEOPS_HOME": str(home / "edgeops"),
         "CI": "1",  # Olive sends telemetry else, and waits for it
         "HF_HUB_OFFLINE": "1",

@@ -17,6 +17,7 @@ from edgeops.durable import write_atomic
 from edgeops.errors import ConfigError, GateError
 from edgeops.paths import home
 from edgeops.signing.keys import keyring
+from edgeops.signing.oms import reference
 from toolchain.caching.cache import IMPORTS_FOLDER, StepCache
 from toolchain.caching.imports import imports_kept
 from toolchain.documents.report import main_metric
@@ -146,7 +147,7 @@ def run_source(
 ) -> Outcome:
     """Runs the plan. The report of a failed gate goes beside the bundle's place in `out`."""
     try:
-        return run_plan(plan, cache, executor, view, jobs=jobs)
+        return run_plan(plan, cache, executor, view, jobs=jobs, meanwhile=reference)
     except GateError as error:
         _write_reports(out, plan, error)
         raise

@@ -27,6 +27,7 @@ def run_step(
     config: Mapping[str, Any],
     *,
     records: Mapping[str, Mapping[str, Any]] | None = None,
+    processors: int = 1,
     **inputs: Path,
 ) -> Path:
     """Runs `toolchain.steps.<module>` and returns `out`. Raises what the step raised; a step whose process
@@ -40,6 +41,7 @@ def run_step(
         inputs={role: str(path) for role, path in inputs.items()},
         out=str(out),
         checkpoints=str(checkpoints),
+        processors=processors,
         records={name: dict(record) for name, record in (records or {}).items()},
     )
     done = subprocess.run(

@@ -4,6 +4,7 @@ will run it, one row at a time, as devices do."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ from toolchain.handover.arrays import Array
 from toolchain.recipe.evaluation import Behaviour, Robustness
 
 EMBEDDING = "feature-extraction"
+# What one thread is given at a time.
+_PART_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,14 @@ class Question:
 
 class Asker:
     """An engine asked one row at a time: dynamic quantization scales a whole batch by one factor, so that a
-    row's answer depends on its neighbours."""
+    row's answer depends on its neighbours. As many rows as there are `processors` are under way at once, each
+    in a thread of its own."""
 
-    def __init__(self, engine: Engine, config: Mapping[str, Any]) -> None:
-        """Raises `ArtifactError` if the engine's inputs and output are not those of the recipe."""
+    def __init__(self, engine: Engine, config: Mapping[str, Any], *, processors: int = 1) -> None:
+        """The engine's `run` may be called from that many threads. Raises `ArtifactError` if its inputs and
+        output are not those of the recipe."""
         self._engine = engine
+        self._processors = processors
         self._name, self._output = config["input"]["name"], config["output"]
         check_interface(engine, config)
 
@@ -56,7 +62,9 @@ class Asker:
 
     def ask_rows(self, inputs: Array) -> Array:
         """The answers to all rows. Those of one vector a word are filled up with NaN to the longest."""
-        answers = [self.ask(inputs[i : i + 1]) for i in range(len(inputs))]
+        with ThreadPoolExecutor(self._processors) as threads:
+            parts = threads.map(self._ask_part, _cut(inputs))
+            answers = [answer for part in parts for answer in part]
         if answers[0].ndim < 3:
             return np.concatenate(answers)
         words = max(answer.shape[1] for answer in answers)
@@ -64,6 +72,14 @@ class Asker:
         for number, answer in enumerate(answers):
             filled[number, : answer.shape[1]] = answer[0]
         return filled
+
+    def _ask_part(self, inputs: Array) -> list[Array]:
+        return [self.ask(inputs[i : i + 1]) for i in range(len(inputs))]
+
+
+def _cut(inputs: Array) -> list[Array]:
+    """The rows in parts: short ones, so that all threads end at about the same time."""
+    return [inputs[begin : begin + _PART_ROWS] for begin in range(0, len(inputs), _PART_ROWS)]
 
 
 def check_interface(engine: Engine, config: Mapping[str, Any]) -> None:

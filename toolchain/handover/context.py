@@ -23,8 +23,9 @@ class StepContext:
     `checkpoints` is a folder for what lets a long step go on where it was killed: it holds what an earlier,
     unfinished run of this very step (same inputs, config, code and tools) left, and is gone once the step
     is done. A file there appears whole only if the step writes it so (`edgeops.durable.write_atomic`), and
-    the output must not depend on whether there was one. `threads` is how many the step may compute with; the
-    output must not depend on that either."""
+    the output must not depend on whether there was one. `threads` is how many the libraries that it calls
+    compute with, and `processors`, never fewer, how many it may itself keep busy: all that the build may use
+    if nothing else runs meanwhile. The output must depend on neither."""
 
     config: Mapping[str, Any]
     inputs: Mapping[str, Path]
@@ -33,6 +34,7 @@ class StepContext:
     progress: Callable[[float, str], None]
     checkpoints: Path
     threads: int = 1
+    processors: int = 1
 
     def read_json(self, role: str, name: str) -> Any:
         """A JSON file that an earlier step wrote."""

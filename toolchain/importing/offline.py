@@ -1,4 +1,5 @@
-"""Hugging Face's libraries without network, telemetry, progress bars and chatter. Import this before them."""
+"""Hugging Face's libraries without network, telemetry, progress bars and chatter, and without a slow import
+for what no step uses. Import this before them."""
 
 from __future__ import annotations
 
@@ -16,11 +17,16 @@ os.environ.update(
     }
 )
 
+import transformers.utils.import_utils  # which reads them
+
+# For one curve, which its assisted generation needs, it imports all of scikit-learn, which takes a third of
+# its own time. No variable prevents that.
+transformers.utils.import_utils._sklearn_available = False
+
 
 def hush() -> None:
     """Turns off what transformers and optimum write while they work. What matters is raised."""
     import optimum.utils.logging
-    import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

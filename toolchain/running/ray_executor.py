@@ -20,8 +20,9 @@ from typing import Any, Self
 from edgeops.errors import ConfigError, EdgeopsError, TransportError
 from edgeops.signing.passphrases import SECRET_VARIABLES
 from toolchain.caching.trees import tree_digest
-from toolchain.running.executor import Progress, Task
+from toolchain.running.executor import Task
 from toolchain.running.ray_node import Content, Told, read_content, run_on_node, write_content
+from toolchain.running.worker_process import Progress
 
 # How many steps are offered to the cluster at once: Ray queues those that have no room yet.
 JOBS = 64

@@ -67,20 +67,38 @@ class Outcome:
 
 
 def run_plan(
-    plan: Plan, cache: StepCache, executor: Executor, view: View, *, jobs: int | None = None
+    plan: Plan,
+    cache: StepCache,
+    executor: Executor,
+    view: View,
+    *,
+    jobs: int | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Outcome:
     """Runs what must run, at most `jobs` steps at once (None: as many as suit the executor). Each step is
     published when it is done, so a build that stops goes on from there.
 
+    `meanwhile` is called in another thread while the last steps run, those after all that measure time, to
+    prepare what follows the plan. If no step runs then it is not called. What it raises is lost.
+
     Raises what a step raised. Anything else that ends it, such as Ctrl-C, ends the steps that run.
     """
-    return _Run(plan, cache, executor, view, jobs or executor.jobs).run()
+    return _Run(plan, cache, executor, view, jobs or executor.jobs, meanwhile).run()
 
 
 class _Run:
     """One run of a plan. Steps are waited for in threads of their own; all else is done in one thread."""
 
-    def __init__(self, plan: Plan, cache: StepCache, executor: Executor, view: View, jobs: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        cache: StepCache,
+        executor: Executor,
+        view: View,
+        jobs: int,
+        meanwhile: Callable[[], object] | None,
+    ) -> None:
+        self._meanwhile = meanwhile
         self._plan = plan
         self._cache = cache
         self._executor = executor
@@ -118,6 +136,9 @@ class _Run:
                 continue
             if not self._schedule.running and not awaited:
                 return
+            if self._meanwhile and self._schedule.running and not self._schedule.will_measure():
+                self._threads.submit(self._meanwhile)
+                self._meanwhile = None
             try:
                 self._events.get(timeout=_LOOK_AGAIN_S if awaited else None)()
             except queue.Empty:
@@ -216,6 +237,7 @@ class _Run:
             checkpoints=claim.checkpoints,
             records=self._records(step),
             threads=self._schedule.threads(step),
+            processors=self._schedule.processors(step),
             expected=self._expected(step),
         )
 

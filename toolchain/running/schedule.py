@@ -59,6 +59,10 @@ class Schedule:
         running = self._running.values()
         return not any(step.exclusive for step in running) and sum(map(self.threads, running)) < self._jobs
 
+    def will_measure(self) -> bool:
+        """Whether a step that measures time runs or is yet to run."""
+        return any(step.exclusive for step in (*self._waiting.values(), *self._running.values()))
+
     def after(self, step: Step) -> list[Step]:
         """The steps that wait for this one, in the plan's order."""
         return [other for other in self._waiting.values() if step.name in other.inputs.values()]
@@ -66,6 +70,10 @@ class Schedule:
     def threads(self, step: Step) -> int:
         """How many threads a step gets."""
         return min(step.threads, self._jobs)
+
+    def processors(self, step: Step) -> int:
+        """How many processors it may keep busy: all if nothing runs beside it."""
+        return self._jobs if step.exclusive else self.threads(step)
 
     def start(self, step: Step) -> None:
         """The step runs."""

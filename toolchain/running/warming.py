@@ -24,13 +24,14 @@ def slow(tools: Iterable[str]) -> frozenset[str]:
     return frozenset(tool for tool in tools if tool in _MODULES)
 
 
-def import_slow(tools: Iterable[str]) -> None:
-    """Imports them, in the order of the table. What cannot be imported is told in the worker's log, and is an
-    error only of the step that really needs it."""
+def import_ahead(tools: Iterable[str], module: str = "") -> None:
+    """Imports what is slow of the distributions, in the order of the table, and then the step's own `module`,
+    if one is named. What cannot be imported is told in the worker's log, and is an error only of the step
+    that really needs it."""
     wanted = slow(tools)
-    for tool, modules in _MODULES.items():
-        for module in modules if tool in wanted else ():
-            try:
-                importlib.import_module(module)
-            except Exception:  # noqa: BLE001 - an import may raise anything; the step meets it again
-                traceback.print_exc()
+    names = [name for tool, modules in _MODULES.items() if tool in wanted for name in modules]
+    for name in [*names, module] if module else names:
+        try:
+            importlib.import_module(name)
+        except Exception:  # noqa: BLE001 - an import may raise anything; the step meets it again
+            traceback.print_exc()

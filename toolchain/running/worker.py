@@ -23,7 +23,8 @@ from edgeops import errors
 from edgeops.errors import EdgeopsError
 from edgeops.processes import die_with_parent
 from toolchain.handover.context import StepContext
-from toolchain.running.warming import import_slow
+from toolchain.running.machine import processors
+from toolchain.running.warming import import_ahead
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
@@ -35,13 +36,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     out: str
     checkpoints: str
     threads: int = 1
+    processors: int = 1
     records: dict[str, dict[str, Any]] = {}
 
 
 class Warm(msgspec.Struct, frozen=True, kw_only=True, tag="warm"):
-    """A step is expected that needs these distributions."""
+    """A step is expected: that of `module`, if one is named, which needs these distributions."""
 
-    tools: frozenset[str]
+    tools: frozenset[str] = frozenset()
+    module: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,19 +84,24 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> None:
-    """Serves requests until stdin ends or the parent does."""
+    """Serves until stdin ends or the parent does."""
     die_with_parent()
     if os.getppid() != int(sys.argv[1]):
         return  # the parent ended before the call
     # Ctrl-C, and at times SIGTERM, go to the whole group; the parent decides what becomes of the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    serve()
+
+
+def serve() -> None:
+    """Answers requests until stdin ends."""
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     for line in sys.stdin.buffer:
         match msgspec.json.decode(line, type=Request | Warm):
-            case Warm(tools=tools):
-                import_slow(tools)
+            case Warm(tools=tools, module=module):
+                import_ahead(tools, module)
                 _send(channel, Answer(done=True))
             case request:
                 _send(channel, _run(request, channel))
@@ -108,6 +116,7 @@ def _run(request: Request, channel: IO[bytes]) -> Answer:
         progress=lambda share, note: _send(channel, Answer(progress=share, note=note)),
         checkpoints=Path(request.checkpoints),
         threads=request.threads,
+        processors=min(request.processors, processors()),
     )
     try:
         importlib.import_module(request.module).run(context)

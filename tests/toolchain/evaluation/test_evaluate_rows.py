@@ -1,6 +1,8 @@
 """The evaluation of rows in ONNX Runtime, as a build runs it: figures, laws, and what it refuses."""
 
 import shutil
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeops.errors import ArtifactError, ConfigError, EdgeopsError, InferenceError
+from edgeops.manifest import TensorSpec
 from edgeops_testkit.bundles import make_bundle
 from edgeops_testkit.evaluation_steps import (
     CLASSES,
@@ -24,6 +27,7 @@ from edgeops_testkit.graphs import write_linear
 from edgeops_testkit.text_models import CLASSES as INTENTS
 from edgeops_testkit.text_models import TEXTS, write_text_variant
 from toolchain.evaluation.report import read_evaluation
+from toolchain.evaluation.rows import Asker
 from toolchain.handover.arrays import load_arrays, save_arrays
 
 pytestmark = pytest.mark.slow
@@ -36,6 +40,28 @@ EVERYTHING = rows_config(
     ],
     robustness={"seed": 5, "noise_std": 0.5, "typo_rate": None},
 )
+
+
+class Meeting:
+    """An engine of which two calls must be under way at once for either to end (see `Engine`)."""
+
+    def __init__(self) -> None:
+        self.inputs = (TensorSpec(name="pixels", dtype="FP32", shape=(-1, FEATURES)),)
+        self.outputs = (TensorSpec(name="probabilities", dtype="FP32", shape=(-1, FEATURES)),)
+        self._barrier = threading.Barrier(2)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._barrier.wait(timeout=30)
+        return {"probabilities": inputs["pixels"]}
+
+    def close(self) -> None:
+        self._barrier.abort()
+
+
+def test_as_many_rows_are_under_way_as_there_are_processors_and_keep_their_order() -> None:
+    rows = np.arange(128 * FEATURES, dtype=np.float32).reshape(128, FEATURES)  # an even number of parts
+    answers = Asker(Meeting(), rows_config(), processors=2).ask_rows(rows)
+    np.testing.assert_array_equal(answers, rows)
 
 
 class Given:
@@ -51,11 +77,12 @@ class Given:
         held_out = load_arrays(self.data / "data.npz")["held_out_inputs"]
         save_arrays(self.answers / "answers.npz", {"held_out": linear_answers(held_out)})
 
-    def evaluate(self, config: dict[str, Any], name: str = "out") -> Path:
+    def evaluate(self, config: dict[str, Any], name: str = "out", *, processors: int = 1) -> Path:
         return run_step(
             "evaluate_rows",
             self.folder / name,
             config,
+            processors=processors,
             data=self.data,
             model=self.model,
             answers=self.answers,
@@ -70,6 +97,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 @pytest.fixture(scope="module")
 def whole(given: Given) -> Path:
     return given.evaluate(EVERYTHING, "whole")
+
+
+def test_the_outcome_does_not_depend_on_the_processors(given: Given, whole: Path) -> None:
+    many = given.evaluate(EVERYTHING, "many", processors=4)
+    for name in ("evaluation.json", "outputs.npz"):
+        assert (many / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_the_figures_are_those_of_the_rows(given: Given, whole: Path) -> None:

@@ -12,15 +12,22 @@ from edgeops.errors import ArtifactError, EdgeopsError, GateError
 from toolchain.caching.cache import KeyParts
 from toolchain.plan.step import Step
 from toolchain.running.executor import LocalExecutor, Task
+from toolchain.running.forking import CAN_FORK
+from toolchain.running.machine import processors
 
 pytestmark = pytest.mark.slow
 
 Expected = tuple[tuple[Step, int], ...]
 
+SKLEARN = ("scikit-learn",)
+
 STEPS = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from edgeops.errors import GateError
+
+with open(Path(__file__).with_name("pids"), "a") as file:
+    print(os.getpid(), file=file)
 
 def run(context):
     do = context.config["do"]
@@ -31,10 +38,15 @@ def run(context):
         (context.out / "read").write_bytes((context.inputs["before"] / "text").read_bytes())
         (context.out / "records").write_text(repr(context.records))
         (context.out / "imported").write_text(str("sklearn" in sys.modules))
+        (context.out / "parent").write_text(str(os.getppid()))
+        (context.out / "processors").write_text(str(context.processors))
     elif do == "abort":
         os.abort()
     elif do == "leave":
         sys.exit(3)
+    elif do == "kill parent":
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
     elif do == "own":
         class OwnError(GateError):
             pass
@@ -58,12 +70,28 @@ def executor() -> Iterator[LocalExecutor]:
         yield made
 
 
+@pytest.fixture(
+    params=[True, False] if CAN_FORK else [False], ids=lambda forks: "forks" if forks else "spare"
+)
+def ready(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalExecutor]:
+    """An executor that has been told to expect a step with scikit-learn, in both ways of doing so."""
+    with LocalExecutor(forks=request.param) as made:
+        run(made, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
+        yield made
+
+
 def step_that(do: str, **more: Any) -> Step:
     return Step(name=f"step-{do}", module="steps_under_test", meaning="test", config={"do": do}, **more)
 
 
 def run(
-    executor: LocalExecutor, folder: Path, do: str, *, expected: Expected = (), **more: Any
+    executor: LocalExecutor,
+    folder: Path,
+    do: str,
+    *,
+    expected: Expected = (),
+    processors: int = 1,
+    **more: Any,
 ) -> list[tuple[float, str]]:
     step = step_that(do, **more)
     out, before = folder / "out", folder / "before"
@@ -79,6 +107,7 @@ def run(
         checkpoints=folder,
         records={"a": {"k": "v"}},
         threads=step.threads,
+        processors=processors,
         expected=expected,
     )
     executor.run(task, lambda share, note: seen.append((share, note)))
@@ -157,56 +186,140 @@ def test_after_a_stop_nothing_runs(executor: LocalExecutor, tmp_path: Path) -> N
         run(executor, tmp_path, "write")
 
 
-SKLEARN = ("scikit-learn",)
-
-
 def seen(folder: Path) -> tuple[int, bool]:
     """The process that ran the last step, and whether scikit-learn was in it."""
     return int((folder / "out/pid").read_text()), (folder / "out/imported").read_text() == "True"
 
 
-def test_what_an_expected_step_needs_is_imported_meanwhile_elsewhere(tmp_path: Path) -> None:
-    with LocalExecutor(jobs=2) as executor:
-        run(executor, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
-        first, imported = seen(tmp_path)
-        assert not imported
-        run(executor, tmp_path, "write", tools=SKLEARN)
-        assert seen(tmp_path)[1]
+def test_what_an_expected_step_needs_is_imported_meanwhile_elsewhere(
+    ready: LocalExecutor, tmp_path: Path
+) -> None:
+    first, imported = seen(tmp_path)
+    assert not imported
+    run(ready, tmp_path, "write", tools=SKLEARN)
+    second, imported = seen(tmp_path)
+    assert imported
+    assert second != first
+
+
+def test_a_worker_that_has_it_is_asked_again(ready: LocalExecutor, tmp_path: Path) -> None:
+    run(ready, tmp_path, "write", tools=SKLEARN)
+    before = seen(tmp_path)
+    run(ready, tmp_path, "write", tools=SKLEARN, expected=((step_that("write", tools=SKLEARN), 1),))
+    assert seen(tmp_path) == before
+
+
+def test_a_step_that_measures_time_waits_for_the_imports(ready: LocalExecutor, tmp_path: Path) -> None:
+    idle = seen(tmp_path)[0]
+    run(ready, tmp_path, "write", exclusive=True, isolated=True)
+    assert not seen(tmp_path)[1]
+    run(ready, tmp_path, "write", tools=SKLEARN)
+    assert seen(tmp_path)[1]
+    assert seen(tmp_path)[0] != idle
+
+
+@pytest.mark.parametrize(
+    ("do", "how"),
+    [
+        ("abort", "was ended by SIGABRT"),
+        ("leave", "ended with status 3"),
+        ("nonsense", "KeyError: 'nonsense'"),
+    ],
+)
+def test_the_end_of_a_prepared_process_is_told_alike(
+    ready: LocalExecutor, tmp_path: Path, do: str, how: str
+) -> None:
+    with pytest.raises(EdgeopsError, match=how) as caught:
+        run(ready, tmp_path, do, tools=SKLEARN)
+    assert "printed by the step" in caught.value.details["log"]  # type: ignore[operator]
+    assert run(ready, tmp_path, "write", tools=SKLEARN), "another worker takes over"
+
+
+def test_a_stop_ends_what_was_prepared(ready: LocalExecutor, tmp_path: Path) -> None:
+    ready.stop()
+    with pytest.raises(EdgeopsError, match="was ended by SIGKILL"):
+        run(ready, tmp_path, "write", tools=SKLEARN)
+
+
+def waiting_beside(folder: Path) -> int:
+    """Of the two processes that imported the steps, the one that has run none."""
+    (pid,) = set(map(int, (folder / "pids").read_text().split())) - {seen(folder)[0]}
+    return pid
+
+
+def test_an_isolated_step_gets_a_process_that_waits_for_it_and_has_nothing_but_its_code(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    expected = step_that("write", tools=SKLEARN, isolated=True)
+    run(executor, tmp_path, "write", expected=((expected, 1),))
+    run(executor, tmp_path, "write", exclusive=True)  # waits for what is imported
+    waiting = waiting_beside(tmp_path)
+    run(executor, tmp_path, "write", tools=SKLEARN, isolated=True)
+    pid, imported = seen(tmp_path)
+    assert pid == waiting
+    assert not imported
+
+
+def test_an_isolated_step_does_not_get_a_process_that_died_waiting(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    expected = step_that("write", isolated=True)
+    run(executor, tmp_path, "write", expected=((expected, 1),))
+    run(executor, tmp_path, "write", exclusive=True)
+    dead = waiting_beside(tmp_path)
+    os.kill(dead, signal.SIGKILL)
+    os.waitid(os.P_PID, dead, os.WEXITED | os.WNOWAIT)
+    run(executor, tmp_path, "write", isolated=True)
+    assert seen(tmp_path)[0] != dead
+
+
+def test_a_step_is_told_how_many_processors_there_are_for_it_and_here(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    run(executor, tmp_path, "write")
+    assert (tmp_path / "out/processors").read_text() == "1"
+    run(executor, tmp_path, "write", processors=1 << 20)
+    assert (tmp_path / "out/processors").read_text() == str(processors())
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="there are templates on Linux only")
+class TestTemplate:
+    @pytest.fixture
+    def forking(self, tmp_path: Path) -> Iterator[LocalExecutor]:
+        with LocalExecutor(forks=True) as made:
+            run(made, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
+            run(made, tmp_path, "write", tools=SKLEARN)
+            yield made
+
+    def test_workers_are_children_of_the_template_and_hold_no_pipe_of_another(
+        self, forking: LocalExecutor, tmp_path: Path
+    ) -> None:
+        template, first = int((tmp_path / "out/parent").read_text()), seen(tmp_path)[0]
+        assert template != os.getpid()
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(EdgeopsError, match="SIGKILL"):
+            run(forking, tmp_path, "write", tools=SKLEARN)
+        run(forking, tmp_path, "write", tools=SKLEARN)
         assert seen(tmp_path)[0] != first
+        assert int((tmp_path / "out/parent").read_text()) == template
 
+    def test_its_workers_end_with_it_and_others_take_over(
+        self, forking: LocalExecutor, tmp_path: Path
+    ) -> None:
+        with pytest.raises(EdgeopsError, match="step-kill parent was ended by SIGKILL"):
+            run(forking, tmp_path, "kill parent", tools=SKLEARN)
+        run(forking, tmp_path, "write", tools=SKLEARN)
+        assert (tmp_path / "out/parent").read_text() == str(os.getpid())
+        run(forking, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
 
-def test_no_more_processes_are_started_for_what_is_expected_than_jobs(tmp_path: Path) -> None:
-    with LocalExecutor(jobs=1) as executor:
-        run(executor, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
-        run(executor, tmp_path, "write", tools=SKLEARN)
-        assert not seen(tmp_path)[1]
-
-
-def test_a_step_that_measures_time_waits_for_the_imports(tmp_path: Path) -> None:
-    with LocalExecutor(jobs=2) as executor:
-        run(executor, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
-        idle = seen(tmp_path)[0]
-        # A worker that still imports is not taken by a step that needs nothing of it: both are free by now.
-        run(executor, tmp_path, "write", exclusive=True, isolated=True)
-        run(executor, tmp_path, "write", tools=SKLEARN)
-        assert seen(tmp_path)[1]
-        assert seen(tmp_path)[0] != idle
-
-
-def test_an_isolated_step_is_not_prepared(tmp_path: Path) -> None:
-    with LocalExecutor(jobs=2) as executor:
-        expected = step_that("write", tools=SKLEARN, isolated=True)
-        run(executor, tmp_path, "write", expected=((expected, 1),))
-        run(executor, tmp_path, "write", tools=SKLEARN)
-        assert not seen(tmp_path)[1]
-
-
-def test_a_process_that_died_meanwhile_is_not_prepared_but_replaced(tmp_path: Path) -> None:
-    with LocalExecutor(jobs=2) as executor:
-        run(executor, tmp_path, "write")
-        dead = seen(tmp_path)[0]
-        os.kill(dead, signal.SIGKILL)
-        os.waitid(os.P_PID, dead, os.WEXITED | os.WNOWAIT)
-        run(executor, tmp_path, "write", isolated=True, expected=((step_that("write", tools=SKLEARN), 1),))
-        run(executor, tmp_path, "write", tools=SKLEARN)
-        assert seen(tmp_path)[0] != dead
+    def test_it_is_not_forked_with_threads_in_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "sitecustomize.py").write_text(
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,), daemon=True).start()\n"
+        )
+        with LocalExecutor(forks=True) as executor:
+            run(executor, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
+            for _ in range(2):  # by a new process, then by a spare one
+                run(executor, tmp_path, "write", tools=SKLEARN, isolated=False)
+                assert (tmp_path / "out/parent").read_text() == str(os.getpid())

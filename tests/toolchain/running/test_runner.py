@@ -9,6 +9,7 @@ import pytest
 from edgeops.errors import ArtifactError, ConfigError, EdgeopsError, GateError
 from edgeops_testkit.toy_plans import Seen, run_toy, toy_environment, toy_plan
 from toolchain.caching.cache import StepCache
+from toolchain.plan import Plan
 from toolchain.running.executor import LocalExecutor
 from toolchain.running.runner import run_plan
 
@@ -110,6 +111,29 @@ def test_what_runs_when_another_fails_is_kept(tmp_path: Path) -> None:
     again = Seen()
     run_toy(toy_plan({"good": steps["good"]}), tmp_path / "cache", 2, again)
     assert again.of("keep") == ["good"]
+
+
+def run_beside(plan: Plan, root: Path, seen: Seen) -> list[str]:
+    """Runs a plan; what had happened when what follows it was prepared, one name a call."""
+    calls: list[str] = []
+    with StepCache(root) as cache, LocalExecutor(1) as executor:
+        run_plan(plan, cache, executor, seen, meanwhile=lambda: calls.append(str(seen.of("done"))))
+    return calls
+
+
+def test_what_follows_is_prepared_once_nothing_will_be_measured(tmp_path: Path) -> None:
+    plan = toy_plan({"a": {}, "b": {"inputs": ["a"], "exclusive": True}, "c": {"inputs": ["b"]}})
+    assert run_beside(plan, tmp_path, Seen()) in (["['a', 'b']"], ["['a', 'b', 'c']"])
+    assert run_beside(plan, tmp_path, Seen()) == []
+
+
+def test_an_error_in_preparing_what_follows_is_not_the_plans(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ImportError("no such library")
+
+    with StepCache(tmp_path) as cache, LocalExecutor(1) as executor:
+        outcome = run_plan(toy_plan({"a": {}}), cache, executor, Seen(), meanwhile=fail)
+    assert outcome.steps_run == ("a",)
 
 
 def test_a_step_whose_code_cannot_be_found_is_an_error_in_its_turn(tmp_path: Path) -> None:

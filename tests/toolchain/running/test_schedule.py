@@ -122,6 +122,23 @@ def test_a_step_that_wants_more_threads_than_there_are_gets_those_there_are() ->
     assert not schedule.has_room(narrow)
 
 
+def test_only_a_step_that_runs_alone_may_keep_all_processors_busy() -> None:
+    timed, wide, plain = step("timed", exclusive=True), step("wide", threads=2), step("plain")
+    schedule = Schedule([timed, wide, plain], 4)
+    assert [schedule.processors(found) for found in (timed, wide, plain)] == [4, 2, 1]
+    assert schedule.threads(timed) == 1
+
+
+def test_something_will_be_measured_until_the_last_such_step_has_ended() -> None:
+    timed, last = step("timed", exclusive=True), step("last", "timed")
+    schedule = Schedule([timed, last], 2)
+    assert schedule.will_measure()
+    schedule.start(timed)
+    assert schedule.will_measure()
+    schedule.finish(timed)
+    assert not schedule.will_measure()
+
+
 def test_names_come_in_the_plans_order() -> None:
     schedule = Schedule([step("b"), step("a"), step("c")], 1)
     assert schedule.in_order({"a", "c", "b"}) == ("b", "a", "c")
