@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import Table
+from benchmarks.memory import PeakMemory
 from edgeops.signing.keys import new_key
 
 Array = npt.NDArray[Any]
@@ -66,7 +66,6 @@ class Made:
     """What one command cost, and the model file that it left."""
 
     seconds: float
-    peak_mb: float
     model: Path
 
 
@@ -100,13 +99,18 @@ def run(quick: bool) -> Table:
         }
         cold: dict[str, list[Made]] = {name: [] for name in tools}
         warm: dict[str, list[Made]] = {name: [] for name in tools}
+        peaks_mb: dict[str, float] = {}
         for number in range(runs):  # in turn, so that a machine whose speed drifts does so for all
             for name, commands in tools.items():
                 home = bench.root / f"{number}-{name.split()[0].lower()}"
                 home.mkdir()
                 cold[name].append(_made(commands(home), home))
                 warm[name].append(_made(commands(home), home))
-        rows = [_row(bench, name, cold[name], warm[name]) for name in tools]
+        for name, commands in tools.items():
+            home = bench.root / f"memory-{name.split()[0].lower()}"
+            home.mkdir()
+            peaks_mb[name] = _peak_mb(commands(home), home)
+        rows = [_row(bench, name, cold[name], warm[name], peaks_mb[name]) for name in tools]
     ours, *others = rows
     fastest_again = min(row["again s"] for row in others)
     fastest_cold = min(row["from nothing s"] for row in others)
@@ -122,7 +126,7 @@ def run(quick: bool) -> Table:
         notes=(
             "edgeops build also evaluates, gates, documents and signs; the others export and quantize.",
             "Times are medians of whole commands; memory is the peak of the proportional set sizes of all "
-            f"processes, sampled every {SAMPLE_S * 1000:.0f} ms.",
+            f"processes of one more command from nothing, sampled every {SAMPLE_S * 1000:.0f} ms.",
             "Accuracy, agreement and distance (mean |Δp| against torch in float32) are over "
             f"{int(ROWS * HELD_OUT)} held-out rows, one at a time in ONNX Runtime.",
             "optimum-cli quantizes for AVX2, per channel; Olive by OnnxDynamicQuantization as it comes.",
@@ -186,7 +190,29 @@ def _optimum(bench: Bench, home: Path, peers: Path) -> list[list[str]]:
 
 
 def _made(commands: list[list[str]], home: Path) -> Made:
-    # Without a variable that keeps a tool's code from being compiled once and for all, as it is where it is installed.
+    start = time.perf_counter()
+    for command in commands:
+        _ended_well(command, _started(command, home))
+    seconds = time.perf_counter() - start
+    models = [path for path in (home / "out").rglob("*.onnx") if path.is_file()]
+    if len(models) != 1:
+        raise RuntimeError(f"{commands[-1][:2]} left {models}")
+    return Made(seconds, models[0])
+
+
+def _peak_mb(commands: list[list[str]], home: Path) -> float:
+    """Apart from the commands that are timed: looking at memory takes time from them."""
+    peaks = []
+    for command in commands:
+        process = _started(command, home)
+        with PeakMemory(process.pid, every_s=SAMPLE_S) as memory:
+            _ended_well(command, process)
+        peaks.append(memory.peak_bytes / 1e6)
+    return max(peaks)
+
+
+def _started(command: list[str], home: Path) -> subprocess.Popen[str]:
+    # Without a variable that keeps code from being compiled once and for all, as it is where it is installed.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment = {
         **kept,
@@ -195,64 +221,18 @@ def _made(commands: list[list[str]], home: Path) -> Made:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
     }
-    seconds, peak = 0.0, 0.0
-    for command in commands:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        watch = _Watch(process.pid)
-        output, _ = process.communicate()
-        seconds += time.perf_counter() - start
-        peak = max(peak, watch.stop())
-        if process.returncode != 0:
-            raise RuntimeError(f"{command[:2]} ended with {process.returncode}:\n{output[-2000:]}")
-    models = [path for path in (home / "out").rglob("*.onnx") if path.is_file()]
-    if len(models) != 1:
-        raise RuntimeError(f"{commands[-1][:2]} left {models}")
-    return Made(seconds, peak, models[0])
+    return subprocess.Popen(
+        command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
-class _Watch:
-    """The peak memory of a process and all that it starts, in MB: the sum of proportional set sizes, in
-    which a page that several share counts once (proc(5), smaps_rollup)."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._peak = 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-
-    def stop(self) -> float:
-        self._end.set()
-        self._thread.join()
-        return self._peak / 1e6
-
-    def _sample(self) -> None:
-        while not self._end.wait(SAMPLE_S):
-            self._peak = max(self._peak, sum(_set_size_bytes(pid) for pid in _descendants(self._pid)))
+def _ended_well(command: list[str], process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"{command[:2]} ended with {process.returncode}:\n{output[-2000:]}")
 
 
-def _descendants(root: int) -> list[int]:
-    import psutil
-
-    try:
-        process = psutil.Process(root)
-        return [root, *(child.pid for child in process.children(recursive=True))]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _set_size_bytes(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return 0  # it ended meanwhile
-    return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:"))
-
-
-def _row(bench: Bench, name: str, cold: list[Made], warm: list[Made]) -> dict[str, Any]:
+def _row(bench: Bench, name: str, cold: list[Made], warm: list[Made], peak_mb: float) -> dict[str, Any]:
     model = warm[-1].model
     probabilities = _answers(bench, model)
     best = probabilities.argmax(axis=1)
@@ -260,7 +240,7 @@ def _row(bench: Bench, name: str, cold: list[Made], warm: list[Made]) -> dict[st
         "tool": name,
         "from nothing s": round(statistics.median(made.seconds for made in cold), 2),
         "again s": round(statistics.median(made.seconds for made in warm), 2),
-        "peak MB": round(statistics.median(made.peak_mb for made in cold)),
+        "peak MB": round(peak_mb),
         "model MB": round(_size_bytes(model) / 1e6, 3),
         "accuracy": round(float((best == bench.labels).mean()), 4),
         "agreement": round(float((best == bench.reference.argmax(axis=1)).mean()), 4),

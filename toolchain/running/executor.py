@@ -111,7 +111,7 @@ class LocalExecutor:
                 self._prepare(step, threads)
             worker.run(task.step, task.request(), progress)
         finally:
-            self._give_back(worker, keep=not task.step.isolated)
+            self._give_back(worker, keep=not task.step.isolated and _is_wanted(worker, task))
 
     def stop(self) -> None:
         with self._guard:
@@ -130,7 +130,7 @@ class LocalExecutor:
         if not wanted:
             return
         with self._guard:
-            idle = [worker for worker in self._idle if worker.threads == threads]
+            idle = [worker for worker in self._idle if worker.threads == threads and worker.alive]
             if self._stopped or any(wanted <= worker.imported for worker in idle):
                 return
             ahead = self._ahead.get(threads)
@@ -175,7 +175,7 @@ class LocalExecutor:
             return self._take_fresh(step, threads)
         tools = slow(step.tools)
         with self._guard:
-            fitting = [worker for worker in self._idle if worker.threads == threads]
+            fitting = [worker for worker in self._idle if worker.threads == threads and worker.alive]
             best = max(fitting, key=lambda it: (len(it.imported & tools), -len(it.imported)), default=None)
             has = frozenset() if best is None else best.imported & tools
             ahead = self._ahead.get(threads)
@@ -212,3 +212,9 @@ class LocalExecutor:
                 return
             self._all.discard(worker)
         worker.close()
+
+
+def _is_wanted(worker: WorkerProcess, task: Task) -> bool:
+    """Whether it is worth its memory after the task. A copy is only if what likely comes next needs what it
+    has: it has then imported more than the template."""
+    return not worker.is_copy or any(slow(step.tools) & worker.imported for step, _ in task.expected)

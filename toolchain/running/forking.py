@@ -80,7 +80,7 @@ class Template:
                 return None
             ours.pop_all()
         process = ForkedProcess(done.pid, handle, self, stdin, stdout)
-        return WorkerProcess(process, log, self._threads, self.imported)
+        return WorkerProcess(process, log, self._threads, self.imported, is_copy=True)
 
     def reap(self, pid: int) -> int:
         """How a worker's process ended, as `subprocess.Popen.returncode`; waits for that."""
@@ -113,7 +113,8 @@ class Template:
             socket.send_fds(self._channel, [msgspec.json.encode(message)], fds or [])
         except (BrokenPipeError, ConnectionResetError):
             self.usable = False
-        return self.usable
+            return False
+        return True
 
     def _receive(self) -> Done | None:
         try:

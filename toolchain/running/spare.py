@@ -66,7 +66,10 @@ class Spare:
     def worker(self) -> WorkerProcess | None:
         with self._guard:
             given, self._waiting = self._waiting, None
-        return given
+        if given is None or given.alive:
+            return given
+        given.close()
+        return None
 
     def kill(self) -> None:
         waiting = self._waiting
@@ -74,6 +77,7 @@ class Spare:
             waiting.kill()
 
     def close(self) -> None:
-        given = self.worker()
+        with self._guard:
+            given, self._waiting = self._waiting, None
         if given is not None:
             given.close()

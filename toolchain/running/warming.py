@@ -12,6 +12,7 @@ from collections.abc import Iterable
 _MODULES = {
     "torch": ("torch",),
     "transformers": ("toolchain.importing.offline", "transformers.models.auto.modeling_auto"),
+    "huggingface_hub": ("huggingface_hub.repocard",),
     "optimum-onnx": ("optimum.exporters.onnx",),
     "scikit-learn": ("sklearn.base",),
     "skl2onnx": ("skl2onnx",),

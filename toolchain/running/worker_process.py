@@ -58,13 +58,20 @@ def start_worker(threads: int) -> WorkerProcess:
 
 class WorkerProcess:
     """A worker: its process, whose stderr goes to `log`, with what it has imported of the distributions that
-    take long."""
+    take long. `is_copy`: of a template, so that another one costs little."""
 
     def __init__(
-        self, process: Process, log: IO[bytes], threads: int, imported: frozenset[str] = frozenset()
+        self,
+        process: Process,
+        log: IO[bytes],
+        threads: int,
+        imported: frozenset[str] = frozenset(),
+        *,
+        is_copy: bool = False,
     ) -> None:
         self.threads = threads
         self.imported = imported
+        self.is_copy = is_copy
         self.warming = False  # an answer to `Warm` is yet to be read
         self._process = process
         self._log = log
