@@ -150,6 +150,8 @@ def _cut(histogram: npt.NDArray[np.int64], seen: Range, percentile: float) -> Ra
 
 def _clip(histogram: npt.NDArray[np.int64], seen: Range) -> Range:
     bound = max(-seen.low, seen.high)
+    # Zeros are exact at any clipping, and after a ReLU there are so many that they alone would decide.
+    histogram = np.concatenate((histogram[1:2], histogram[1:]))
     divergences = {end: _divergence(histogram, end) for end in range(_LEVELS, _BINS + 1, _STEP)}
     best = min(divergences, key=lambda end: (divergences[end], -end))
     threshold = bound * best / _BINS

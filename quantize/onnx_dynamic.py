@@ -23,9 +23,9 @@ from quantize.result import Quantized
 _INTEGER_OP = "MatMulInteger"
 
 
-def quantize(source: Path, target: Path, *, embeddings: bool = True) -> Quantized:
-    """Writes the ONNX file `target`: `source` with every product by a constant matrix in int8, and, with
-    `embeddings`, large embedding tables too (see `quantize_tables`). Counts are of operators.
+def quantize(source: Path, target: Path) -> Quantized:
+    """Writes the ONNX file `target`: `source` with every product by a constant matrix in int8, and large
+    embedding tables too (see `quantize_tables`). Counts are of operators.
 
     Raises `ArtifactError` when `source` is unfit (see `read_model`), and (`details`: operators before and
     after) when not every product with a constant matrix became an integer one.
@@ -36,7 +36,7 @@ def quantize(source: Path, target: Path, *, embeddings: bool = True) -> Quantize
     before = op_counts(original)
     model = plain_products(original)
     expected = constant_products(model)
-    tables = quantize_tables(model) if embeddings else 0
+    tables = quantize_tables(model)
     mark_prepared(model)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
@@ -60,7 +60,6 @@ def quantize(source: Path, target: Path, *, embeddings: bool = True) -> Quantize
         "weight_type": "QInt8",
         "per_channel": True,
         "reduce_range": True,
-        "embeddings": embeddings,
         "products": expected,
         "embedding_lookups": tables,
     }

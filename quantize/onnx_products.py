@@ -35,6 +35,13 @@ def constant_products(model: onnx.ModelProto, ops: Collection[str] = PRODUCTS) -
     return sum(1 for _ in _weighted(model.graph, frozenset(), frozenset(ops)))
 
 
+def constant_weights(model: onnx.ModelProto, ops: Collection[str]) -> int:
+    """How many numbers the constant second inputs of those nodes hold, a shared one counted once."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    used = {node.input[1] for node in _weighted(model.graph, frozenset(), frozenset(ops))}
+    return sum(sizes.get(name, 0) for name in used)
+
+
 def plain_products(model: onnx.ModelProto, *, keep_gemm: bool = False) -> onnx.ModelProto:
     """A copy of `model` that computes the same, in which a weight behind Identity, Transpose or Constant
     nodes is an initializer, and (unless `keep_gemm`) Gemm with a constant weight is MatMul and Add: the

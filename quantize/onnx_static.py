@@ -1,4 +1,5 @@
-"""Static int8 for ONNX: weights and activations of matrix products as integers, by ranges from calibration.
+"""Static int8 for ONNX: weights and activations of matrix products and convolutions as integers, by ranges
+from calibration.
 
 QDQ form (QuantizeLinear, DequantizeLinear around each product), which ONNX Runtime fuses to integer kernels.
 Only products by constants: quantizing all operators took a BERT from .992 to .940, and this kept .992. The
@@ -17,74 +18,62 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgeops.errors import ConfigError
 from quantize.calibration import DEFAULT_PERCENTILE, Batch, Range, activation_ranges
 from quantize.onnx_embeddings import quantize_tables
 from quantize.onnx_files import mark_prepared, read_model, require_work, write_model
 from quantize.onnx_graph import op_counts
-from quantize.onnx_products import constant_products, plain_products
+from quantize.onnx_products import PRODUCTS, constant_products, constant_weights, plain_products
 from quantize.result import Quantized
 
-OPS = ("MatMul", "Gemm", "Conv")
-DEFAULT_OPS = ("MatMul", "Gemm")
+OPS = (*PRODUCTS, "Conv")
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    rows: Sequence[Batch],
-    *,
-    method: str = "minmax",
-    percentile: float = DEFAULT_PERCENTILE,
-    ops: Sequence[str] = DEFAULT_OPS,
-    embeddings: bool = True,
-) -> Quantized:
-    """Writes the ONNX file `target`: `source` with every node of the types `ops` (of `OPS`) that has a
-    constant weight in int8, and, with `embeddings`, large embedding tables too (see `quantize_tables`).
-    `rows` are batches of input arrays by name; `method` and `percentile` as in `activation_ranges`. Counts
-    are of operators.
+def quantize(source: Path, target: Path, rows: Sequence[Batch], *, method: str = "minmax") -> Quantized:
+    """Writes the ONNX file `target`: `source` with every node of the types `OPS` that has a constant weight
+    in int8, and large embedding tables too (see `quantize_tables`). `rows` are batches of input arrays by
+    name; `method` as in `activation_ranges`. Counts are of operators.
 
-    Raises `ConfigError` on arguments that make no sense, `ArtifactError` when `source` is unfit (see
+    Raises `ConfigError` on a method that there is not, `ArtifactError` when `source` is unfit (see
     `read_model`), when `rows` do not fit it, and (`details`: operators before and after) when not every
     such node was quantized.
     """
-    if not ops or not set(ops) <= set(OPS):
-        raise ConfigError(
-            f"Static quantization of {', '.join(ops) or 'no operators'} is not supported.",
-            remedy=f"Choose operators from {', '.join(OPS)}.",
-            subject="ops",
-        )
     original = read_model(source)
     before = op_counts(original)
     model = plain_products(original, keep_gemm=True)
-    expected = constant_products(model, ops)
+    expected = constant_products(model, OPS)
     if expected:
-        nodes = _weighted_nodes(model, ops)
-        ranges = activation_ranges(model, _activations(nodes), rows, method=method, percentile=percentile)
-        model = _with_qdq(model, nodes, sorted(set(ops)), ranges)
-    tables = quantize_tables(model) if embeddings else 0
+        nodes = _weighted_nodes(model)
+        ranges = activation_ranges(model, _activations(nodes), rows, method=method)
+        model = _with_qdq(model, nodes, ranges)
+    tables = quantize_tables(model)
     after = op_counts(model)
-    require_work(source.name, _quantized_nodes(model, ops), expected, before, after)
+    require_work(source.name, _quantized_nodes(model), expected, before, after)
     write_model(target, model)
     arguments = {
         "scheme": "onnx-static-int8",
-        "op_types_to_quantize": sorted(set(ops)),
+        "op_types_to_quantize": list(OPS),
         "activation_type": "QUInt8",
         "weight_type": "QInt8",
         "per_channel": True,
         "reduce_range": True,
         "calibration": method,
-        "percentile": percentile if method == "percentile" else None,
+        "percentile": DEFAULT_PERCENTILE if method == "percentile" else None,
         "calibration_rows": sum(_count(batch) for batch in rows),
-        "embeddings": embeddings,
         "products": expected,
         "embedding_lookups": tables,
     }
     return Quantized(arguments, before, after)
 
 
+def is_called_for(source: Path) -> bool:
+    """Whether convolutions hold most of the weights of the ONNX file `source`: a dynamic scheme would leave
+    them as they are. Raises `ArtifactError` when the file is unfit."""
+    model = plain_products(read_model(source))
+    return constant_weights(model, ("Conv",)) > constant_weights(model, PRODUCTS)
+
+
 def _with_qdq(
-    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], ops: list[str], ranges: Mapping[str, Range]
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], ranges: Mapping[str, Range]
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorData, TensorsData, save_tensors_data
@@ -104,7 +93,7 @@ def _with_qdq(
             calibration_cache_path=cache,
             calibrate_method=CalibrationMethod.MinMax,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=ops,
+            op_types_to_quantize=list(OPS),
             nodes_to_quantize=[node.name for node in nodes],
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -115,7 +104,7 @@ def _with_qdq(
         return onnx.load(path)
 
 
-def _weighted_nodes(model: onnx.ModelProto, ops: Sequence[str]) -> list[onnx.NodeProto]:
+def _weighted_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes to quantize, each with a name of its own, which the quantizer asks for."""
     names = Counter(node.name for node in model.graph.node)
     for number, node in enumerate(model.graph.node):
@@ -125,7 +114,7 @@ def _weighted_nodes(model: onnx.ModelProto, ops: Sequence[str]) -> list[onnx.Nod
     return [
         node
         for node in model.graph.node
-        if node.op_type in ops and node.domain in ("", "ai.onnx") and node.input[1] in weights
+        if node.op_type in OPS and node.domain in ("", "ai.onnx") and node.input[1] in weights
     ]
 
 
@@ -135,10 +124,10 @@ def _activations(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     return sorted({*inputs, *results})
 
 
-def _quantized_nodes(model: onnx.ModelProto, ops: Sequence[str]) -> int:
-    """How many nodes of the types `ops` take both factors from DequantizeLinear."""
+def _quantized_nodes(model: onnx.ModelProto) -> int:
+    """How many nodes of the types `OPS` take both factors from DequantizeLinear."""
     floats = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return sum(1 for node in model.graph.node if node.op_type in ops and {*node.input[:2]} <= floats)
+    return sum(1 for node in model.graph.node if node.op_type in OPS and {*node.input[:2]} <= floats)
 
 
 def _count(batch: Batch) -> int:

@@ -2,7 +2,7 @@
 float outside and int8 inside the product (`accuracy_level` 4).
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, "com.microsoft.MatMulNBits":
-each block of `block_size` weights along the input axis has one scale, and, unless `symmetric`, one zero
+each block of `block_size` weights along the input axis has one scale, and, unless symmetric, one zero
 point. Devices need ONNX Runtime 1.20 for 4 bits and 1.22 for 8.
 """
 
@@ -18,25 +18,17 @@ from quantize.onnx_products import constant_products, plain_products
 from quantize.result import Quantized
 
 BITS = (4, 8)
+_SYMMETRIC_BITS = (8,)
 BLOCK_SIZES = (32, 64, 128)
 # Products take int8 activations: the fastest of the levels, and the one that all CPUs have.
 ACCURACY_LEVEL = 4
 _BLOCK_OP = "MatMulNBits"
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    *,
-    bits: int = 4,
-    block_size: int = 32,
-    symmetric: bool | None = None,
-    embeddings: bool = True,
-) -> Quantized:
+def quantize(source: Path, target: Path, *, bits: int = 4, block_size: int = 32) -> Quantized:
     """Writes the ONNX file `target`: `source` with every product by a constant matrix in blocks of `bits`,
-    and, with `embeddings`, large embedding tables as 8 bit rows (see `quantize_tables`). Counts are of
-    operators. `symmetric` None means: 8 bits without zero points, which is faster and as good, and 4 bits
-    with them, which is as fast and better.
+    and large embedding tables as 8 bit rows (see `quantize_tables`). Counts are of operators. 8 bits are
+    symmetric, which is faster and as good; 4 bits have zero points, which is as fast and better.
 
     Raises `ConfigError` on arguments that are none of `BITS` and `BLOCK_SIZES`, `ArtifactError` when `source`
     is unfit (see `read_model`), and (`details`: operators before and after) when not every product with a
@@ -50,18 +42,16 @@ def quantize(
             remedy=f"Choose bits from {BITS} and a block size from {BLOCK_SIZES}.",
             subject="block_size" if bits in BITS else "bits",
         )
-    if symmetric is None:
-        symmetric = bits == 8
     original = read_model(source)
     before = op_counts(original)
     model = plain_products(original)
     expected = constant_products(model)
-    tables = quantize_tables(model) if embeddings else 0
+    tables = quantize_tables(model)
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=bits,
         block_size=block_size,
-        is_symmetric=symmetric,
+        is_symmetric=bits in _SYMMETRIC_BITS,
         accuracy_level=ACCURACY_LEVEL,
         op_types_to_quantize=("MatMul",),
     )
@@ -75,9 +65,8 @@ def quantize(
         "scheme": "onnx-weight-only",
         "bits": bits,
         "block_size": block_size,
-        "symmetric": symmetric,
+        "symmetric": bits in _SYMMETRIC_BITS,
         "accuracy_level": ACCURACY_LEVEL,
-        "embeddings": embeddings,
         "products": expected,
         "embedding_lookups": tables,
     }

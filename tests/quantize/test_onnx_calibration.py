@@ -73,6 +73,15 @@ def test_entropy_keeps_all_of_values_that_are_spread_evenly() -> None:
     assert found.low < -0.95
 
 
+def test_entropy_is_not_decided_by_zeros() -> None:
+    """After a ReLU half of the values are; the others should be clipped as they would be alone."""
+    values = np.abs(np.random.default_rng(0).normal(size=50_000)).astype(np.float32)
+    alone = activation_ranges(DOUBLE, ["x"], _one(values), method="entropy")["x"]
+    beside = np.concatenate([values, np.zeros(950_000, np.float32)])
+    assert activation_ranges(DOUBLE, ["x"], _one(beside), method="entropy")["x"] == alone
+    assert alone.high > 2.5
+
+
 def test_data_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ArtifactError, match="calibration data"):
         activation_ranges(DOUBLE, ["h"], [{"x": np.zeros((1, 2, 3), np.float32)}], method="minmax")

@@ -38,8 +38,6 @@ QUANTIZERS: dict[str, tuple[Quantizer, float]] = {
     "static-percentile": (partial(_static, method="percentile"), 0.05),
     "static-entropy": (partial(_static, method="entropy"), 0.08),
     "weights-4": (onnx_weight_only.quantize, 0.2),
-    "weights-4-symmetric": (partial(onnx_weight_only.quantize, symmetric=True), 0.2),
-    "weights-8-zero-points": (partial(onnx_weight_only.quantize, bits=8, symmetric=False), 0.02),
     "weights-8": (partial(onnx_weight_only.quantize, bits=8), 0.02),
     "weights-8-blocks-of-128": (partial(onnx_weight_only.quantize, bits=8, block_size=128), 0.02),
 }
@@ -134,12 +132,10 @@ IDS = {"ids": np.arange(512)}
     [
         onnx_dynamic.quantize,
         onnx_weight_only.quantize,
-        lambda source, target, **options: onnx_static.quantize(source, target, [IDS], **options),
+        lambda source, target: onnx_static.quantize(source, target, [IDS]),
     ],
 )
-def test_large_embedding_tables_are_quantized_unless_told_otherwise(
-    tmp_path: Path, quantize: Callable[..., Quantized]
-) -> None:
+def test_large_embedding_tables_are_quantized(tmp_path: Path, quantize: Quantizer) -> None:
     table = np.random.default_rng(0).normal(size=(512, 8)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["e"]),
@@ -153,11 +149,13 @@ def test_large_embedding_tables_are_quantized_unless_told_otherwise(
         integers=("ids",),
     )
     source = save(tmp_path, model)
-    with_tables, without = tmp_path / "with.onnx", tmp_path / "without.onnx"
-    assert quantize(source, with_tables).arguments["embedding_lookups"] == 1
-    assert quantize(source, without, embeddings=False).arguments["embedding_lookups"] == 0
-    assert with_tables.stat().st_size < without.stat().st_size - table.nbytes / 2
-    assert relative_error(answers(with_tables, IDS)[0], answers(source, IDS)[0]) < 0.1
+    target = tmp_path / "quantized.onnx"
+    assert quantize(source, target).arguments["embedding_lookups"] == 1
+    floats = [
+        tensor for tensor in onnx.load(target).graph.initializer if tensor.data_type == TensorProto.FLOAT
+    ]
+    assert all(np.prod(tensor.dims) < table.size / 2 for tensor in floats)
+    assert relative_error(answers(target, IDS)[0], answers(source, IDS)[0]) < 0.1
 
 
 def test_a_quantizer_that_has_nothing_to_do_is_an_error(
@@ -210,7 +208,22 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path, quantizer: tuple[Quanti
         assert caught.value.subject == "model.onnx"
 
 
-def test_static_keeps_convolutions_as_they_are_unless_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kernels", "called_for"), [(2, False), (40, True)])
+def test_static_is_called_for_where_convolutions_hold_most_weights(
+    tmp_path: Path, kernels: int, called_for: bool
+) -> None:
+    weights = {"k": np.ones((kernels, 1, 3, 3), np.float32), "w": np.ones((8, 5), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    inputs, outputs = {"x": ["n", 1, 8, 8], "h": ["n", 8]}, {"y": ["n", 5], "c": ["n", kernels, 6, 6]}
+    source = save(tmp_path, model_of(nodes, weights, inputs=inputs, outputs=outputs))
+    assert onnx_static.is_called_for(source) is called_for
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_static_quantizes_convolutions(tmp_path: Path, method: str) -> None:
     rng = np.random.default_rng(0)
     weights = {
         "k": rng.normal(size=(4, 1, 3, 3)).astype(np.float32),
@@ -225,19 +238,18 @@ def test_static_keeps_convolutions_as_they_are_unless_asked(tmp_path: Path) -> N
     model = model_of(nodes, weights, inputs={"x": ["n", 1, 8, 8]}, outputs={"y": ["n", 5]})
     source, target = save(tmp_path, model), tmp_path / "quantized.onnx"
     data = [{"x": rng.normal(size=(8, 1, 8, 8)).astype(np.float32)} for _ in range(4)]
-    assert onnx_static.quantize(source, target, data).arguments["products"] == 1
-    result = onnx_static.quantize(source, target, data, ops=("Conv", "MatMul"))
+    result = onnx_static.quantize(source, target, data, method=method)
     assert result.arguments["products"] == 2
-    assert result.after["DequantizeLinear"] >= 4
+    kernel = next(node.input[1] for node in onnx.load(target).graph.node if node.op_type == "Conv")
+    (made_by,) = (node.op_type for node in onnx.load(target).graph.node if kernel in node.output)
+    assert made_by == "DequantizeLinear"
     got, want = answers(target, data[0])[0], answers(source, data[0])[0]
     assert relative_error(got, want) < 0.05
-    with pytest.raises(ConfigError, match="LSTM"):
-        onnx_static.quantize(source, target, data, ops=("LSTM",))
 
 
 @pytest.mark.parametrize(
     ("options", "symmetric"),
-    [({"bits": 4}, False), ({"bits": 8}, True), ({"bits": 4, "symmetric": True}, True)],
+    [({"bits": 4}, False), ({"bits": 8}, True)],
 )
 def test_zero_points_are_there_unless_symmetric(
     tmp_path: Path, options: dict[str, int], symmetric: bool

@@ -261,7 +261,11 @@ WORDS: Words = {
         ),
         "format": ("onnx runs in ONNX Runtime, gguf in llama.cpp, mlx on Apple silicon.", "onnx"),
         "target": ("device, or cloud for what the hub falls back to.", "device"),
-        "scheme": ("How ONNX is quantized: int8 by default dynamic; int4 is weight-only.", "static"),
+        "scheme": (
+            "How ONNX is quantized. int8 is by default dynamic, or static where convolutions, which dynamic "
+            "leaves as they are, hold most of the weights; int4 is weight-only.",
+            "static",
+        ),
         "calibration": ("How a static scheme finds its ranges. Default: minmax.", "entropy"),
         "group_size": ("How many weights share a scale, for weight-only ONNX and for MLX.", 32),
         "imatrix": (

@@ -16,6 +16,7 @@ from quantize import onnx_dynamic, onnx_static, onnx_weight_only
 from quantize.result import Quantized
 from toolchain.handover.arrays import Array, load_part
 from toolchain.handover.context import StepContext
+from toolchain.recipe.variants import Scheme
 from toolchain.steps.quantizing import judged, write_record
 
 MODEL_FILE = "model.onnx"
@@ -35,7 +36,7 @@ def run(context: StepContext) -> None:
 
 def _quantize(context: StepContext, source: Path, target: Path) -> Quantized:
     config = context.config
-    scheme = config["scheme"] or ("weight-only" if config["precision"] == "int4" else "dynamic")
+    scheme = config["scheme"] or _default_scheme(config, source)
     if scheme == "dynamic":
         return onnx_dynamic.quantize(source, target)
     if scheme == "weight-only":
@@ -51,6 +52,13 @@ def _quantize(context: StepContext, source: Path, target: Path) -> Quantized:
         rows=calibration_rows(context, config, source),
         method=config["calibration"] or DEFAULT_CALIBRATION,
     )
+
+
+def _default_scheme(config: Mapping[str, Any], source: Path) -> Scheme:
+    if config["precision"] == "int4":
+        return "weight-only"
+    static = config["task"] != "text-generation" and onnx_static.is_called_for(source)
+    return "static" if static else "dynamic"
 
 
 def calibration_rows(context: StepContext, config: Mapping[str, Any], source: Path) -> list[dict[str, Array]]:
