@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgeops.errors import ArtifactError
+from quantize.chat_template import default_template
 from quantize.gguf_merges import SPACE, Merging, byte_level, byte_name, sentencepiece
 from quantize.gguf_weights import read_json
 
 FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
 # llama.cpp has this many places for tokens that end an answer.
 _END_NAMES = ("eos", "eot", "eom")
 
@@ -210,14 +210,7 @@ def _ends(folder: Path, config: Mapping[str, Any], special: Mapping[str, int]) -
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The default chat template: a file of its own, or in the tokenizer's settings."""
-    path = folder / TEMPLATE_FILE
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    given = settings.get("chat_template")
-    if isinstance(given, list):  # several by name
-        named = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
-        given = named.get("default")
+    given = default_template(folder, settings)
     if given is not None and not isinstance(given, str):
         refuse("goes with a chat template that is not text")
     return given

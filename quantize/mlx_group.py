@@ -21,12 +21,12 @@ from edgeops.engines.mlx_model import build, check_config, check_heads, import_m
 from edgeops.engines.safetensors_file import TensorHead, safetensors_heads
 from edgeops.engines.tokenizer import MAX_TOKENIZER_BYTES, TOKENIZER_FILE
 from edgeops.errors import ArtifactError, ConfigError
+from quantize.chat_template import TEMPLATE_FILE
 from quantize.result import Quantized
 
 MODEL_FILE = "model.safetensors"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-TEMPLATE_FILE = "chat_template.jinja"
 BITS = (4, 8)
 GROUP_SIZES = (32, 64)
 DTYPES = ("float16", "bfloat16", "float32")

@@ -211,7 +211,7 @@ def _write_reports(out: Path, plan: Plan, error: GateError) -> None:
     if isinstance(evaluated, dict):
         from toolchain.documents.html import render
 
-        page = render(evaluated, evaluated.get("measurements"))
+        page = render({**evaluated, "search": plan.search}, evaluated.get("measurements"))
         write_atomic(out / f"{plan.label}{REPORT_SUFFIXES[1]}", page.encode())
 
 

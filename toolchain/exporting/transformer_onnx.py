@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError
 from toolchain.exporting.onnx_heads import end_in_embedding, end_in_probabilities
 from toolchain.exporting.onnx_pixels import begin_with_pixels
@@ -80,10 +81,9 @@ def _by_optimum(folder: Path, task: str, export_task: str) -> onnx.ModelProto:
     # task that it has not for this one. torch: OnnxExporterError for an operator that ONNX lacks, IndexError
     # where the exporter's made-up input lies outside the model's tables.
     except (ValueError, KeyError, NotImplementedError, OnnxExporterError, IndexError) as error:
-        what = " ".join(str(error).split())[:300]
         kind = source.config.model_type
         raise ArtifactError(
-            f"optimum cannot export the model of type {kind!r} for {export_task} ({what}).",
+            f"optimum cannot export the model of type {kind!r} for {export_task} ({one_line(error)}).",
             remedy="Use an architecture that optimum exports, or another format.",
             subject=kind,
         ) from error

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError
 from toolchain.importing.contract import check_classes
 
@@ -200,8 +201,9 @@ def _check_header(path: Path) -> None:
         with safe_open(path, framework="numpy") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise refused(path.name, f"is no whole safetensors file ({what})", "Bring the file again.") from error
+        raise refused(
+            path.name, f"is no whole safetensors file ({one_line(error)})", "Bring the file again."
+        ) from error
 
 
 def _refuse_code(value: Mapping[str, Any], file: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeops.engines.refusals import one_line
 from toolchain.importing import offline
 from toolchain.importing.huggingface import PREPROCESSOR_FILE, refused
 
@@ -51,8 +52,7 @@ def load_processor(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False, use_fast=False
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        what = " ".join(str(error).split())[:200]
-        raise refused(PREPROCESSOR_FILE, f"cannot be loaded by transformers ({what})") from error
+        raise refused(PREPROCESSOR_FILE, f"cannot be loaded by transformers ({one_line(error)})") from error
     name = type(processor).__name__
     if name not in KNOWN:
         raise refused(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeops.engines.gguf_file import read_gguf
+from quantize.chat_template import default_template
 from toolchain.importing.huggingface import CONFIG_FILE, read_json, refused
 
 GGUF_FILE = "model.gguf"
 SETTINGS_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
 _TOKENS = "tokenizer.ggml.tokens"
 
 
@@ -49,14 +49,7 @@ def own_prompts(folder: Path) -> OwnPrompts:
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """From its own file, or from the tokenizer's settings, where several may stand by name."""
-    path = folder / TEMPLATE_FILE
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    given = settings.get("chat_template")
-    if isinstance(given, list):
-        named = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
-        given = named.get("default")
+    given = default_template(folder, settings)
     if given is not None and not isinstance(given, str):
         raise refused(SETTINGS_FILE, "has a chat_template that is not text")
     return given

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeops.engines.refusals import one_line
 from edgeops.errors import ArtifactError, ConfigError
 from toolchain.handover.arrays import Array
 from toolchain.handover.context import load_factory
@@ -76,9 +77,8 @@ def load_pipeline(path: Path, name: str, *, trusted: Sequence[str] | None) -> An
     except Exception as error:  # skops lets through whatever the types in the file raise
         # It runs their constructors and `__setstate__` on what the file holds, and a type that the recipe
         # trusts may be anyone's.
-        what = " ".join(str(error).split())[:200]
         raise ArtifactError(
-            f"{name} cannot be read by skops ({what}).",
+            f"{name} cannot be read by skops ({one_line(error)}).",
             remedy="Save the pipeline again with the installed versions of scikit-learn and skops.",
             subject=name,
         ) from error
@@ -130,9 +130,8 @@ def check_estimator(estimator: Any, inputs: Array, classes: Sequence[str], name:
     try:
         probabilities = answer_rows(estimator, inputs)
     except (ValueError, TypeError, AttributeError) as error:
-        what = " ".join(str(error).split())[:200]
         raise ArtifactError(
-            f"{name} cannot take rows of the data ({what}).",
+            f"{name} cannot take rows of the data ({one_line(error)}).",
             remedy="Bring a pipeline that is fitted to the recipe's input.",
             subject=name,
         ) from error

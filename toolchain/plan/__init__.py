@@ -45,7 +45,8 @@ def make_plan(
         *(step for variant in variants for step in quantized(recipe, variant)),
         *evaluations(recipe, folder, baseline),
     ]
-    return Plan(label=recipe.label, steps=(*steps, *conclusions(recipe, created, steps, search)))
+    steps += conclusions(recipe, created, steps, search)
+    return Plan(label=recipe.label, steps=tuple(steps), search=search)
 
 
 def _is_used(recipe: Recipe, name: str) -> bool:

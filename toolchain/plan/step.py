@@ -40,10 +40,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in an order in which each comes after its inputs. The last one makes the unsigned bundle."""
+    """Steps in an order in which each comes after its inputs. The last makes the unsigned bundle. `search`
+    tells how the variants were found, if they were."""
 
     label: str
     steps: tuple[Step, ...]
+    search: Mapping[str, Any] | None = None
 
 
 def teacher_of(recipe: Recipe, name: str) -> str | None:

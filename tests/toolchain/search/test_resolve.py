@@ -13,6 +13,7 @@ import pytest
 
 from edgeops.errors import ConfigError, GateError
 from edgeops_testkit.recipes import changed, small_recipe
+from toolchain.build import read_source, run_source
 from toolchain.caching.cache import StepCache
 from toolchain.plan import Plan
 from toolchain.recipe import Recipe
@@ -174,6 +175,20 @@ def test_what_does_not_decide_the_choice_leaves_the_lock_valid(copied: Path) -> 
         resolve(read_recipe(copied), copied, search=False, lock=None, run=must_not_run).recipe.version
         == "1.0.1"
     )
+
+
+@pytest.mark.slow
+def test_the_page_of_a_build_that_fails_tells_of_the_search_too(
+    desk: Desk, copied: Path, tmp_path: Path
+) -> None:
+    gate = "gates:\n  - {metric: size_bytes, variant: teacher-onnx-fp32, at_most: 1}\n"
+    text = copied.read_text()
+    copied.write_text(changed(text, (text[text.index("gates:") :], gate)))
+    plan = read_source(str(copied)).resolved(must_not_run).plan()
+    with pytest.raises(GateError):
+        run_source(plan, tmp_path, desk.cache, desk.executor, LineView(explain=False), jobs=None)
+    page = (tmp_path / f"{plan.label}.report.html").read_text()
+    assert "follows the choice in the lock file recipe.lock.yaml" in page
 
 
 @pytest.mark.slow
