@@ -148,6 +148,24 @@ TASK_DATA = {
 }
 
 
+def resnet_folder(folder: Path, *, seed: int = 0) -> Path:
+    """A tiny convolutional Hugging Face model with random weights for the images of `TASK_DATA`."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    made = transformers.ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 32],
+        depths=[1, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(("red", "green", "blue"))),
+    )
+    transformers.ResNetForImageClassification(made).save_pretrained(folder)
+    transformers.ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(folder)
+    return folder
+
+
 def huggingface_folder(folder: Path, task: str, *, seed: int = 0, **config: Any) -> Path:
     """A tiny Hugging Face model with random weights for the task, whose data is `TASK_DATA[task]`, and what
     belongs to it: a tokenizer, or an image processor that resizes."""

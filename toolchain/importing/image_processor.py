@@ -21,11 +21,18 @@ KNOWN = frozenset(
         "MobileNetV1ImageProcessor",
         "MobileNetV2ImageProcessor",
         "PvtImageProcessor",
+        "ConvNextImageProcessor",
     }
 )
+# That of ConvNeXT, ResNet and RegNet: it cuts a middle square out, but for images of this edge or more.
+_SQUARING = "ConvNextImageProcessor"
+_WARPED_EDGE = 384
 # PIL.Image.Resampling: https://pillow.readthedocs.io/en/stable/handbook/concepts.html#filters.
 _FILTERS = {2: "linear", 3: "cubic"}
 _STEPS = frozenset({"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"})
+
+
+_Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,9 @@ class Preprocessing:
     width) by the filter `resample`, cut to the middle `crop`, times `scale`, minus `mean`, over `std` of each
     channel. None: not done."""
 
-    resize: tuple[int, int] | None
+    resize: _Size | None
     resample: str
-    crop: tuple[int, int] | None
+    crop: _Size | None
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -76,17 +83,14 @@ def preprocessing(processor: Any, shape: Sequence[int]) -> Preprocessing:
             PREPROCESSOR_FILE, f"is for RGB images, and the recipe's input has the shape {list(shape)}"
         )
     channels, height, width = shape
-    resize = _resized(processor.size, height, width) if processor.do_resize else None
+    resize, crop = _geometry(processor, height, width)
     if resize is not None and processor.resample not in _FILTERS:
         raise refused(
             PREPROCESSOR_FILE, f"resamples by filter {processor.resample}, not by bilinear or bicubic"
         )
-    crop = None
-    if getattr(processor, "do_center_crop", False):
-        crop = (int(processor.crop_size["height"]), int(processor.crop_size["width"]))
-        before = resize or (height, width)
-        if crop[0] > before[0] or crop[1] > before[1]:
-            raise refused(PREPROCESSOR_FILE, f"crops to {crop}, which is larger than the image, {before}")
+    before = resize or (height, width)
+    if crop is not None and (crop[0] > before[0] or crop[1] > before[1]):
+        raise refused(PREPROCESSOR_FILE, f"crops to {crop}, which is larger than the image, {before}")
     normalize = processor.do_normalize
     return Preprocessing(
         resize=None if resize == (height, width) else resize,
@@ -98,7 +102,26 @@ def preprocessing(processor: Any, shape: Sequence[int]) -> Preprocessing:
     )
 
 
-def _resized(size: Any, height: int, width: int) -> tuple[int, int]:
+def _geometry(processor: Any, height: int, width: int) -> tuple[_Size | None, _Size | None]:
+    """The size that it resizes to, and the one that it then cuts to."""
+    if type(processor).__name__ == _SQUARING:
+        return _squared(processor, height, width) if processor.do_resize else (None, None)
+    resize = _resized(processor.size, height, width) if processor.do_resize else None
+    if not getattr(processor, "do_center_crop", False):
+        return resize, None
+    return resize, (int(processor.crop_size["height"]), int(processor.crop_size["width"]))
+
+
+def _squared(processor: Any, height: int, width: int) -> tuple[_Size, _Size | None]:
+    edge = dict(processor.size).get("shortest_edge")
+    if edge is None:
+        raise refused(PREPROCESSOR_FILE, f"has a size of {sorted(processor.size)}, not shortest_edge")
+    if edge >= _WARPED_EDGE:
+        return (edge, edge), None
+    return _resized({"shortest_edge": int(edge / processor.crop_pct)}, height, width), (edge, edge)
+
+
+def _resized(size: Any, height: int, width: int) -> _Size:
     keys = {key for key, value in dict(size).items() if value is not None}
     if keys == {"height", "width"}:
         return int(size["height"]), int(size["width"])

@@ -23,6 +23,7 @@ from edgeops_testkit.sources import (
     data_folder,
     huggingface_folder,
     model_config,
+    resnet_folder,
     step_context,
 )
 from toolchain.answering.language import MAX_EXACT_BYTES, answer_windows, log_softmax, windows
@@ -47,6 +48,12 @@ def built(
 ) -> dict[str, Path]:
     """A tiny Hugging Face model imported, exported and asked."""
     source = huggingface_folder(folder / "tiny", task, **config)
+    return brought_in(source, folder, task, worker, exporter)
+
+
+def brought_in(
+    source: Path, folder: Path, task: str, worker: StepWorker, exporter: StepWorker
+) -> dict[str, Path]:
     factory, given_input = TASK_DATA[task]
     data = data_folder(folder, factory, task, given_input)
     told = model_config(task, HUGGINGFACE)
@@ -98,6 +105,15 @@ def test_a_hugging_face_model_answers_in_the_engine_as_in_transformers(
         config = json.loads((paths["variant"] / "config.json").read_bytes())
         assert config == {"input": "text", "max_tokens": 64}
         assert not padding_shows(paths, task)
+
+
+@pytest.mark.slow
+def test_a_convolutional_model_does_too(tmp_path: Path, worker: StepWorker, exporter: StepWorker) -> None:
+    task = "image-classification"
+    paths = brought_in(resnet_folder(tmp_path / "tiny"), tmp_path, task, worker, exporter)
+    wanted, got = load_arrays(paths["answers"] / "answers.npz")["held_out"], asked(paths, task)
+    assert np.abs(got - wanted).max() < 5e-3
+    assert wanted.std(axis=0).max() > 0.01, "the answers must tell rows apart"
 
 
 @pytest.mark.slow

@@ -81,6 +81,19 @@ def test_shortest_edge_crop_and_scale_are_transformers(height: int, width: int) 
     assert (np.abs(got - wanted) > 1e-4).mean() < 0.05
 
 
+@pytest.mark.parametrize(("edge", "height", "width"), [(28, 40, 56), (28, 56, 40), (384, 20, 33)])
+def test_a_square_is_cut_out_as_for_convnext_and_resnet(edge: int, height: int, width: int) -> None:
+    import transformers
+
+    processor = transformers.ConvNextImageProcessor(size={"shortest_edge": edge})
+    image = noise(height, width)
+    got, wanted = in_the_graph(processor, image), by_transformers(processor, image)
+    assert got.shape == wanted.shape == (3, edge, edge)
+    # Each of the two passes rounds to whole levels, and a tie may be rounded to the other side.
+    assert np.abs(got - wanted).max() <= 2.01 / 255 / min(processor.image_std)
+    assert (np.abs(got - wanted) > 1e-4).mean() < 0.05
+
+
 @pytest.mark.parametrize("resample", ["linear", "cubic"])
 @pytest.mark.parametrize(("size", "wanted"), [(7, 3), (3, 7), (9, 9), (1, 4)])
 def test_weights_add_up_to_one_and_keep_an_even_image(size: int, wanted: int, resample: str) -> None:
@@ -93,7 +106,7 @@ def test_weights_add_up_to_one_and_keep_an_even_image(size: int, wanted: int, re
 @pytest.mark.parametrize(
     ("kind", "options", "shape", "what"),
     [
-        ("ConvNextImageProcessor", {}, (3, 32, 32), "ConvNextImageProcessor, which cannot be put"),
+        ("EfficientNetImageProcessor", {}, (3, 32, 32), "EfficientNetImageProcessor, which cannot be put"),
         ("ViTImageProcessor", {"resample": 1}, (3, 32, 32), "resamples by filter 1"),
         ("ViTImageProcessor", {}, (1, 32, 32), "is for RGB images"),
         (
