@@ -18,6 +18,7 @@ from toolchain.running.interruption import ending_on_sigterm
 from toolchain.running.runner import Outcome, run_plan
 
 MODULE = "edgeops_testkit.toy_steps"
+FIELDS = ("exclusive", "isolated", "threads", "attests", "tools")
 TESTS = Path(__file__).parents[1]
 
 
@@ -69,7 +70,7 @@ def toy_plan(steps: dict[str, dict[str, Any]], label: str = "toy-1.0.0") -> Plan
     and fields of `Step`; what else stands there is its config."""
     made = []
     for name, given in steps.items():
-        fields = {key: given[key] for key in ("exclusive", "isolated", "threads", "attests") if key in given}
+        fields = {key: given[key] for key in FIELDS if key in given}
         files = {role: Path(path) for role, path in given.get("files", {}).items()}
         config = {key: value for key, value in given.items() if key not in (*fields, "inputs", "files")}
         made.append(

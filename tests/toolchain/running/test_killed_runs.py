@@ -67,28 +67,25 @@ def tree(root: Path) -> dict[str, str]:
     }
 
 
-def holding(tmp_path: Path) -> Steps:
-    until = str(tmp_path / "go")
-    return {
-        "a": {},
-        "b": {"inputs": ["a"], "do": "hold", "until": until},
-        "c": {"inputs": ["a"], "do": "hold", "until": until},
-        "d": {"inputs": ["b", "c"]},
-    }
+def holding(tmp_path: Path, tools: list[str]) -> Steps:
+    hold = {"inputs": ["a"], "do": "hold", "until": str(tmp_path / "go"), "tools": tools}
+    return {"a": {}, "b": hold, "c": hold, "d": {"inputs": ["b", "c"]}}
 
 
+# With tools that take long to import both that hold are copies of a template, beside the worker that ran a.
+@pytest.mark.parametrize(("tools", "processes"), [([], 2), (["scikit-learn"], 4)], ids=["new", "copies"])
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 143), (signal.SIGINT, None), (signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_an_ended_run_leaves_no_worker_and_the_next_goes_on(
-    tmp_path: Path, number: signal.Signals, status: int | None
+    tmp_path: Path, number: signal.Signals, status: int | None, tools: list[str], processes: int
 ) -> None:
-    steps, root = holding(tmp_path), tmp_path / "cache"
+    steps, root = holding(tmp_path, tools), tmp_path / "cache"
     with started(root, 2, steps) as process:
         wait_for_lines(process, "holding b", "holding c")
         workers = workers_of(process)
-        assert len(workers) == 2
+        assert len(workers) == processes
         process.send_signal(number)
         process.communicate(timeout=60)
         assert status is None or process.returncode == status
