@@ -17,6 +17,10 @@ from toolchain.running.machine import processors
 
 pytestmark = pytest.mark.slow
 
+# Both ways to import ahead.
+WAYS = pytest.mark.parametrize(
+    "forks", [True, False] if CAN_FORK else [False], ids=lambda forks: "template" if forks else "spare"
+)
 Expected = tuple[tuple[Step, int], ...]
 
 SKLEARN = ("scikit-learn",)
@@ -40,6 +44,8 @@ def run(context):
         (context.out / "imported").write_text(str("sklearn" in sys.modules))
         (context.out / "parent").write_text(str(os.getppid()))
         (context.out / "processors").write_text(str(context.processors))
+    elif do == "mark":
+        Path(__file__).with_name("timed").touch()
     elif do == "abort":
         os.abort()
     elif do == "leave":
@@ -70,12 +76,10 @@ def executor() -> Iterator[LocalExecutor]:
         yield made
 
 
-@pytest.fixture(
-    params=[True, False] if CAN_FORK else [False], ids=lambda forks: "forks" if forks else "spare"
-)
-def ready(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalExecutor]:
-    """An executor that has been told to expect a step with scikit-learn, in both ways of doing so."""
-    with LocalExecutor(forks=request.param) as made:
+@pytest.fixture
+def ready(forks: bool, tmp_path: Path) -> Iterator[LocalExecutor]:
+    """An executor that has been told to expect a step with scikit-learn."""
+    with LocalExecutor(forks=forks) as made:
         run(made, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
         yield made
 
@@ -191,6 +195,7 @@ def seen(folder: Path) -> tuple[int, bool]:
     return int((folder / "out/pid").read_text()), (folder / "out/imported").read_text() == "True"
 
 
+@WAYS
 def test_what_an_expected_step_needs_is_imported_meanwhile_elsewhere(
     ready: LocalExecutor, tmp_path: Path
 ) -> None:
@@ -202,6 +207,7 @@ def test_what_an_expected_step_needs_is_imported_meanwhile_elsewhere(
     assert second != first
 
 
+@WAYS
 def test_a_worker_that_has_it_is_asked_again_if_that_is_expected(
     ready: LocalExecutor, tmp_path: Path
 ) -> None:
@@ -220,15 +226,31 @@ def test_an_idle_worker_that_died_is_not_asked(executor: LocalExecutor, tmp_path
     assert seen(tmp_path)[0] != dead
 
 
-def test_a_step_that_measures_time_waits_for_the_imports(ready: LocalExecutor, tmp_path: Path) -> None:
-    idle = seen(tmp_path)[0]
-    run(ready, tmp_path, "write", exclusive=True, isolated=True)
-    assert not seen(tmp_path)[1]
-    run(ready, tmp_path, "write", tools=SKLEARN)
-    assert seen(tmp_path)[1]
-    assert seen(tmp_path)[0] != idle
+# It imports until the step after it has run, or for two seconds if that waits.
+IMPORTING = """
+import time
+from pathlib import Path
+
+here = Path(__file__).parents[1]
+until = time.monotonic() + 2
+while not (ran := (here / "timed").exists()) and time.monotonic() < until:
+    time.sleep(0.01)
+(here / "ran beside").write_text(str(ran))
+"""
 
 
+@WAYS
+def test_a_step_that_measures_time_waits_for_the_imports(tmp_path: Path, forks: bool) -> None:
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn/__init__.py").touch()
+    (tmp_path / "sklearn/base.py").write_text(IMPORTING)
+    with LocalExecutor(forks=forks) as executor:
+        run(executor, tmp_path, "write", expected=((step_that("write", tools=SKLEARN), 1),))
+        run(executor, tmp_path, "mark", exclusive=True, isolated=True)
+    assert (tmp_path / "ran beside").read_text() == "False"
+
+
+@WAYS
 @pytest.mark.parametrize(
     ("do", "how"),
     [
@@ -246,6 +268,7 @@ def test_the_end_of_a_prepared_process_is_told_alike(
     assert run(ready, tmp_path, "write", tools=SKLEARN), "another worker takes over"
 
 
+@WAYS
 def test_a_stop_ends_what_was_prepared(ready: LocalExecutor, tmp_path: Path) -> None:
     ready.stop()
     with pytest.raises(EdgeopsError, match="was ended by SIGKILL"):
