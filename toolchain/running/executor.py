@@ -81,6 +81,7 @@ class LocalExecutor:
         self._forks = forks
         self._ahead: dict[int, Ahead] = {}  # by the number of threads
         self._to_close: list[Ahead] = []
+        self._preparing = threading.Lock()
         self._guard = threading.Lock()
         self._idle: list[WorkerProcess] = []
         self._fresh: dict[str, WorkerProcess] = {}  # by the module of the isolated step that each waits for
@@ -133,31 +134,34 @@ class LocalExecutor:
             idle = [worker for worker in self._idle if worker.threads == threads and worker.alive]
             if self._stopped or any(wanted <= worker.imported for worker in idle):
                 return
-            ahead = self._ahead.get(threads)
-        if ahead is None or not ahead.usable:
-            ahead = self._set_ahead(threads, forks=self._forks and ahead is None)
-        ahead.warm(wanted)
+        self._ahead_of(threads).warm(wanted)
 
-    def _set_ahead(self, threads: int, *, forks: bool) -> Ahead:
-        start = partial(self._start_process, threads)
-        ahead = self._starter.submit(Template, threads).result() if forks else Spare(start)
-        with self._guard:
-            self._ahead[threads] = ahead
-            self._to_close.append(ahead)
-            if self._stopped:
-                ahead.kill()
+    def _ahead_of(self, threads: int) -> Ahead:
+        """A template, but where there can be none, or it proved to be of no use."""
+        with self._preparing:
+            ahead = self._ahead.get(threads)
+            if ahead is not None and ahead.usable:
+                return ahead
+            forks = self._forks and ahead is None
+            start = partial(self._start_process, threads)
+            ahead = self._starter.submit(Template, threads).result() if forks else Spare(start)
+            with self._guard:
+                self._ahead[threads] = ahead
+                self._to_close.append(ahead)
+                if self._stopped:
+                    ahead.kill()
         return ahead
 
     def _prepare_fresh(self, step: Step, threads: int) -> None:
         """Has a new worker wait for an isolated step, unless one does. It imports the step's own code and no
         more: what an engine takes is measured in it."""
-        with self._guard:
+        with self._preparing:
             if self._stopped or self._fresh:
                 return
-        worker = self._start(threads)
-        worker.warm(module=step.module)
-        with self._guard:
-            self._fresh[step.module] = worker
+            worker = self._start(threads)
+            worker.warm(module=step.module)
+            with self._guard:
+                self._fresh[step.module] = worker
 
     def _settle(self) -> None:
         """Waits for all that is imported ahead: beside a step that measures time nothing runs."""

@@ -63,6 +63,8 @@ class Template:
 
     def worker(self) -> WorkerProcess | None:
         """A worker that has imported what the template has. None if it cannot be: it is not usable then."""
+        if not self.usable:
+            return None
         with contextlib.ExitStack() as ours:
             log = ours.enter_context(tempfile.TemporaryFile())
             requests, stdin = _pipe()

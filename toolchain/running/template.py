@@ -43,7 +43,7 @@ class Reap(msgspec.Struct, frozen=True, kw_only=True, tag="reap"):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer: the new process, 0 if there are threads; or how it ended, as in `subprocess.Popen`."""
+    """The answer: the new process, 0 if there can be none; or how it ended, as in `subprocess.Popen`."""
 
     pid: int = 0
     returncode: int = 0
@@ -80,9 +80,13 @@ def _fork(channel: socket.socket, fds: list[int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         gc.freeze()  # else a collection in the copy would write to all pages that it shares
-        pid = os.fork()
-        if pid == 0:
-            _become_worker(parent, channel, fds)
+        try:
+            pid = os.fork()
+        except OSError:  # no more processes are allowed, or there is no memory: told as a refusal
+            pass
+        else:
+            if pid == 0:
+                _become_worker(parent, channel, fds)
     for fd in fds:
         os.close(fd)
     return pid
@@ -108,7 +112,7 @@ def _become_worker(parent: int, channel: socket.socket, fds: list[int]) -> Never
             serve()
         status = 0
     except SystemExit as ended:  # a step's own
-        status = ended.code if isinstance(ended.code, int) else 1
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
         raise

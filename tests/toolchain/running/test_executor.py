@@ -3,9 +3,11 @@
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from edgeops.errors import ArtifactError, EdgeopsError, GateError
@@ -336,6 +338,18 @@ class TestTemplate:
         self, forking: LocalExecutor, tmp_path: Path
     ) -> None:
         assert not Path(f"/proc/{seen(tmp_path)[0]}").exists()
+
+    def test_there_is_one_however_many_steps_expect_something(self, tmp_path: Path) -> None:
+        expected = tuple((step_that("write", tools=SKLEARN, isolated=alone), 1) for alone in (False, True))
+        folders = [tmp_path / str(number) for number in range(6)]
+        for folder in folders:
+            folder.mkdir()
+        with LocalExecutor(6) as executor, ThreadPoolExecutor(6) as threads:
+            for _ in threads.map(lambda folder: run(executor, folder, "write", expected=expected), folders):
+                pass
+            kinds = [child.cmdline()[3] for child in psutil.Process().children()]
+        assert kinds.count("toolchain.running.template") == 1
+        assert kinds.count("toolchain.running.worker") <= len(folders) + 1
 
     def test_its_workers_end_with_it_and_others_take_over(
         self, forking: LocalExecutor, tmp_path: Path
