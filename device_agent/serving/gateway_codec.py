@@ -67,14 +67,16 @@ def encode_request(request: InferRequest) -> tuple[bytes, int]:
 def decode_response(body: bytes, header_size: str | None) -> tuple[dict[str, Array], dict[str, _Scalar]]:
     """Outputs by name and the response's parameters. Raises `TransportError` when the body is no such
     response: the peer is at fault, and the device has an answer of its own."""
-    if header_size is None or not header_size.isdigit() or not 0 < int(header_size[:18]) <= len(body):
+    # Other scripts' digits are digits to Python, and not all of them are numbers to it.
+    digits = header_size if header_size is not None and header_size.isascii() else ""
+    if not digits.isdigit() or not 0 < int(digits[:18]) <= len(body):
         raise _unfit(f"{HEADER_SIZE} is missing or wrong")
     try:
-        response = _decoder.decode(body[: int(header_size)])
+        response = _decoder.decode(body[: int(digits)])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _unfit(str(error)) from error
     outputs: dict[str, Array] = {}
-    offset = int(header_size)
+    offset = int(digits)
     for output in response.outputs:
         dtype = DTYPES.get(output.datatype)
         size = output.parameters.get("binary_data_size")

@@ -40,7 +40,7 @@ def require_version(variant: Variant, installed: str, engine: str, package: str)
     """Raises `ConfigError` when `installed`, a version of `engine`, is older than the variant needs, and
     `ArtifactError` when what the variant names is no version."""
     wanted = variant.runtime.min_version
-    if re.fullmatch(r"\d+(\.\d+)*", wanted) is None:
+    if re.fullmatch(r"\d+(\.\d+)*", wanted, re.ASCII) is None:
         raise refused(variant.id, f"has the minimum runtime version {wanted!r}, which is not a version")
     have = [int(part) for part in re.findall(r"\d+", installed)[:3]]
     need = [int(part) for part in wanted.split(".")]

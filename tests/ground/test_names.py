@@ -26,7 +26,20 @@ def test_versions(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["1", "1.0", "01.0.0", "1.0.0+build", "v1.0.0", "1.0.0-", "1.0.0\n", "1.0.0/..", "", "1.0.0-" + "a" * 64],
+    [
+        "1",
+        "1.0",
+        "01.0.0",
+        "1.0.0+build",
+        "v1.0.0",
+        "1.0.0-",
+        "1.0.0\n",
+        "1.0.0/..",
+        "",
+        "1.٢.0",
+        "1.0.²",
+        "1.0.0-" + "a" * 64,
+    ],
 )
 def test_no_versions(text: str) -> None:
     assert not is_version(text)

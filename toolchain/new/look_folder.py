@@ -72,7 +72,7 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     names = config.get("id2label")
     if not isinstance(names, dict):
         return ("LABEL_0", "LABEL_1")  # transformers' own default
-    return tuple(str(names[key]) for key in sorted(names, key=lambda key: int(key) if key.isdigit() else 0))
+    return tuple(str(names[key]) for key in sorted(names, key=lambda key: int(key) if key.isdecimal() else 0))
 
 
 def _variants(config: Mapping[str, Any], task: Task) -> tuple[tuple[Format, str], ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 # Words that need no quotation marks: no number, date or truth value, and nothing that YAML reads otherwise.
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./ -]*[A-Za-z0-9_./]|[A-Za-z_]")
-_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?", re.ASCII)
 _OTHER_MEANING = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "~"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from device_agent.serving.fallback_client import Circuit, CloudAnswer, Gateway
@@ -82,6 +82,8 @@ def test_the_servers_codec_reads_what_the_client_writes_and_back(dtype: str) -> 
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=5) | st.integers(-5, 300).map(str))
+@example(b"", "²")
+@example(b"12", "٢")
 def test_answers_that_cannot_be_read_are_transport_errors(body: bytes, size: str | None) -> None:
     with pytest.raises(TransportError):
         decode_response(body, size)
