@@ -43,7 +43,7 @@ EVERYTHING = rows_config(
 
 
 class Meeting:
-    """An engine of which two calls must be under way at once for either to end (see `Engine`)."""
+    """A fake engine, of which two calls must be under way at once for either to end (see `Engine`)."""
 
     def __init__(self) -> None:
         self.inputs = (TensorSpec(name="pixels", dtype="FP32", shape=(-1, FEATURES)),)
