@@ -3,6 +3,7 @@ would idle meanwhile does it. It changes no output, only when it is there."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import traceback
 from collections.abc import Iterable
@@ -31,8 +32,16 @@ def import_ahead(tools: Iterable[str], module: str = "") -> None:
     that really needs it."""
     wanted = slow(tools)
     names = [name for tool, modules in _MODULES.items() if tool in wanted for name in modules]
-    for name in [*names, module] if module else names:
-        try:
-            importlib.import_module(name)
-        except Exception:  # noqa: BLE001 - an import may raise anything; the step meets it again
-            traceback.print_exc()
+    gc.disable()  # imports leave little garbage, and looking for it takes a sixth of their time
+    try:
+        for name in [*names, module] if module else names:
+            _import(name)
+    finally:
+        gc.enable()
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except Exception:  # noqa: BLE001 - an import may raise anything; the step meets it again
+        traceback.print_exc()
